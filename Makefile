@@ -1,0 +1,39 @@
+# Two commands do all set-up: `make run` (the main job on real input) and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: install run test lint test-peers clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# Evaluate the SAE that ships with SmolLM2-135M in the real LM, over real text.
+run: install
+	$(BIN)/jsaeval run
+
+test: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not peers'
+
+# Parity with torch and transformers, in an environment of their own.
+test-peers: install $(VENV)-peers/.installed
+	$(BIN)/python -m pytest -m peers -s
+
+$(VENV)-peers/.installed: constraints-peers.txt
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --quiet --requirement constraints-peers.txt
+	@touch $@
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) $(VENV)-peers

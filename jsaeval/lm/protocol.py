@@ -1,0 +1,66 @@
+"""What the package needs to know of a language model, and nothing more.
+
+Anything that satisfies `HostLM` can be evaluated: the package's own `Decoder`, a Flax NNX model behind `nnx.split` and
+`nnx.merge`, a Penzai model, a user's Equinox module. It has to be a pytree, because it crosses `jax.jit`.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Array, Float, Int, PyTree
+
+
+Block = int | Int[Array, ""]
+
+
+@runtime_checkable
+class Tap(Protocol):
+    """A pure function that sees the activation at every hook site of every block that runs, in order.
+
+    It returns the activation to continue with (the same one, or another one of its shape: a splice) and the state it
+    carries along (what it recorded). The block index may be traced, the site is a Python string. Carrying the
+    state through the loop, instead of stacking outputs, is what lets a reduction over a block happen at once.
+    """
+
+    def __call__(self, site: str, block: Block, activation: Array, state: PyTree) -> tuple[Array, PyTree]: ...
+
+
+def no_tap(site: str, block: Block, activation: Array, state: PyTree) -> tuple[Array, PyTree]:
+    """The identity tap."""
+    return activation, state
+
+
+@runtime_checkable
+class HostLM(Protocol):
+    """A causal language model cut into pieces that can be run separately.
+
+    `final(run(embed(tokens), 0, n_blocks)[0]) @ unembedding.T` are the logits.
+
+    `run` takes static bounds (then it can be differentiated) or traced ones (then one compiled program serves
+    every hook), and calls the tap at the sites of `jsaeval.hooks.SITES` that the model has. `attn.hook_z` is given with
+    its heads flattened, head by head.
+    """
+
+    @property
+    def n_blocks(self) -> int: ...
+
+    @property
+    def d_model(self) -> int: ...
+
+    @property
+    def vocab(self) -> int: ...
+
+    @property
+    def unembedding(self) -> Float[Array, "vocab d_model"]: ...
+
+    def embed(self, tokens: Int[Array, "row position"]) -> Float[Array, "row position d_model"]: ...
+
+    def run(
+        self,
+        residual: Float[Array, "row position d_model"],
+        start: Block,
+        stop: Block,
+        tap: Tap = no_tap,
+        state: Any = None,
+    ) -> tuple[Float[Array, "row position d_model"], PyTree]: ...
+
+    def final(self, residual: Float[Array, "row position d_model"]) -> Float[Array, "row position d_model"]: ...

@@ -1,0 +1,32 @@
+"""Activation functions of sparse autoencoders: pure functions from pre-activations to latents."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+def relu(pre: Float[Array, "*batch latent"]) -> Float[Array, "*batch latent"]:
+    """max(pre, 0)."""
+    return jax.nn.relu(pre)
+
+
+def topk(pre: Float[Array, "*batch latent"], k: int) -> Float[Array, "*batch latent"]:
+    """Keep the k largest pre-activations of each token, then relu, so that L0 <= k.
+
+    Gao et al. 2024 (arXiv 2406.04093, §2.3). Among equal values at the edge, those with the lowest index are kept, in
+    the order of `lax.top_k`.
+    """
+    # Without barriers XLA sees that only the last value is used and sorts everything: 20 times slower on a CPU. One
+    # barrier around both would do, but crashes the compiler of jaxlib 0.10 where the program is partitioned.
+    values, indices = map(lax.optimization_barrier, lax.top_k(lax.stop_gradient(pre), k))
+    edge, last = values[..., -1:], indices[..., -1:]
+    index = lax.broadcasted_iota(indices.dtype, pre.shape, pre.ndim - 1)
+    kept = (pre > edge) | ((pre == edge) & (index <= last))
+    return jnp.where(kept, jax.nn.relu(pre), jnp.zeros((), pre.dtype))
+
+
+def jumprelu(pre: Float[Array, "*batch latent"], threshold: Float[Array, " latent"]) -> Float[Array, "*batch latent"]:
+    """relu(pre) where pre > threshold (strict), else 0 (Rajamanoharan et al. 2024, arXiv 2407.14435)."""
+    open_ = pre > jnp.broadcast_to(threshold, pre.shape)
+    return jnp.where(open_, jax.nn.relu(pre), jnp.zeros((), pre.dtype))

@@ -1,0 +1,33 @@
+"""Strict JAX for every test: eight fake devices, no implicit dtype or rank promotion. Warnings are errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.tiny import tiny_lm, tiny_sae
+
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def lm():
+    """A random decoder of 3 blocks."""
+    return tiny_lm()
+
+
+@pytest.fixture(scope="session")
+def sae():
+    """A random relu SAE at block 1 of `lm`."""
+    return tiny_sae()
+
+
+@pytest.fixture(scope="session")
+def tokens():
+    """Six rows of 20 tokens that begin with BOS (1) and hold no other special token."""
+    rows = np.random.default_rng(0).integers(3, 50, (6, 20)).astype(np.int32)
+    rows[:, 0] = 1
+    return jnp.asarray(rows)

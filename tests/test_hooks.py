@@ -1,0 +1,48 @@
+import pytest
+
+from jsaeval.errors import InputError
+from jsaeval.hooks import SITES, Hook, parse_hook
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_every_site_parses_and_prints(site):
+    hook = parse_hook(f"blocks.4.{site}", n_blocks=5)
+    assert hook == Hook(4, site)
+    assert parse_hook(hook.name) == hook
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("model.layers.9", "blocks.9.hook_resid_post"),
+        ("layers.9", "blocks.9.hook_resid_post"),
+        ("gpt_neox.layers.3.mlp", "blocks.3.hook_mlp_out"),
+        ("transformer.h.0.attn", "blocks.0.hook_attn_out"),
+        ("model.layers.2.self_attn.o_proj", "blocks.2.attn.hook_z"),
+    ],
+)
+def test_module_paths_are_translated(path, name):
+    assert parse_hook(path).name == name
+
+
+def test_what_runs_before_the_hook():
+    assert parse_hook("blocks.4.hook_resid_post").prefix_stop == 5
+    assert parse_hook("blocks.4.hook_resid_pre").prefix_stop == 4
+    assert parse_hook("blocks.4.hook_mlp_out").prefix_stop == 4
+    assert parse_hook("blocks.4.hook_resid_pre").between_blocks
+    assert not parse_hook("blocks.4.hook_resid_mid").between_blocks
+    assert parse_hook("blocks.4.hook_resid_mid").whole_residual
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("blocks.30.hook_resid_post", "blocks 0..29"),
+        ("blocks.3.hook_resid_pst", "did you mean 'hook_resid_post'"),
+        ("model.layers.3.self_atn", "did you mean 'model.layers.3.self_attn'"),
+        ("resid_post_9", "an example is"),
+    ],
+)
+def test_bad_names_say_what_would_work(name, words):
+    with pytest.raises(InputError, match=words.replace(".", r"\.")):
+        parse_hook(name, n_blocks=30)

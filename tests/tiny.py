@@ -1,0 +1,121 @@
+"""Small random models, and their folders and files on disk."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from jsaeval.lm.card import LMCard
+from jsaeval.lm.config import DecoderConfig
+from jsaeval.lm.weights import Tensors, build, stack
+from jsaeval.sae.module import SAE, SAECard
+
+
+CONFIG = DecoderConfig(
+    family="llama",
+    n_blocks=3,
+    d_model=16,
+    n_heads=4,
+    n_kv_heads=2,
+    d_head=6,
+    d_mlp=24,
+    vocab=50,
+    context=64,
+    norm_eps=1e-5,
+    rope_theta=10_000.0,
+)
+CARD = LMCard("tiny", context=64, bos=1, eos=2, pad=0)
+HOOK = "blocks.1.hook_resid_post"
+
+
+def random_tensors(config: DecoderConfig = CONFIG, seed: int = 0, bias: bool = False, qk_norm: bool = False):
+    """Weights under their Hugging Face names, large enough that every part of a block matters."""
+    rng = np.random.default_rng(seed)
+    c = config
+
+    def normal(*shape, scale=0.3):
+        return (rng.standard_normal(shape) * scale).astype(np.float32)
+
+    tensors = {
+        "model.embed_tokens.weight": normal(c.vocab, c.d_model, scale=1.0),
+        "model.norm.weight": 1 + normal(c.d_model),
+    }
+    if not c.tied_embedding:
+        tensors["lm_head.weight"] = normal(c.vocab, c.d_model, scale=0.6)
+    rows = {"q": c.n_heads * c.d_head, "k": c.n_kv_heads * c.d_head, "v": c.n_kv_heads * c.d_head}
+    for i in range(c.n_blocks):
+        p = f"model.layers.{i}"
+        tensors[f"{p}.input_layernorm.weight"] = 1 + normal(c.d_model)
+        tensors[f"{p}.post_attention_layernorm.weight"] = 1 + normal(c.d_model)
+        for name, n in rows.items():
+            tensors[f"{p}.self_attn.{name}_proj.weight"] = normal(n, c.d_model)
+            if bias:
+                tensors[f"{p}.self_attn.{name}_proj.bias"] = normal(n)
+        tensors[f"{p}.self_attn.o_proj.weight"] = normal(c.d_model, rows["q"])
+        if qk_norm:
+            tensors[f"{p}.self_attn.q_norm.weight"] = 1 + normal(c.d_head)
+            tensors[f"{p}.self_attn.k_norm.weight"] = 1 + normal(c.d_head)
+        for name in ("gate", "up"):
+            tensors[f"{p}.mlp.{name}_proj.weight"] = normal(c.d_mlp, c.d_model)
+        tensors[f"{p}.mlp.down_proj.weight"] = normal(c.d_model, c.d_mlp)
+    return tensors
+
+
+def make_lm(config: DecoderConfig, tensors: dict, dtype=jnp.float32):
+    source = Tensors(frozenset(tensors), tensors.__getitem__, "tiny")
+    return build(config, stack(config, source), CARD, jnp.dtype(dtype))
+
+
+def tiny_lm(dtype=jnp.float32):
+    return make_lm(CONFIG, random_tensors(), dtype)
+
+
+def tiny_sae(activation: str = "relu", d_in: int = 16, d_sae: int = 40, hook: str = HOOK, seed: int = 1, k: int = 5):
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal(shape) * 0.3, jnp.float32)
+
+    b_dec = normal(d_in)
+    return SAE(
+        W_enc=normal(d_in, d_sae),
+        b_enc=normal(d_sae) - 0.3,
+        W_dec=normal(d_sae, d_in),
+        b_dec=b_dec,
+        b_pre=b_dec,
+        threshold=jnp.abs(normal(d_sae)) if activation == "jumprelu" else None,
+        activation=activation,
+        k=k if activation == "topk" else None,
+        card=SAECard(f"tiny-{activation}", hook, "tiny"),
+    )
+
+
+HF_CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 6,
+    "hidden_act": "silu",
+    "vocab_size": 50,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "torch_dtype": "float32",
+}
+
+
+def write_hf_folder(folder, tensors: dict | None = None, config: dict | None = None):
+    """A Hugging Face model folder without a tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(HF_CONFIG if config is None else config))
+    save_file(random_tensors() if tensors is None else tensors, folder / "model.safetensors")
+    return folder
