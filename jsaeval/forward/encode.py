@@ -1,0 +1,56 @@
+"""Encoding and norms of activations that are at hand, mapped over the data axis of a mesh."""
+
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from jsaeval.forward.sums import code_norms, square
+from jsaeval.mesh import map_rows
+from jsaeval.numerics import wide
+from jsaeval.sae.module import SAE
+
+
+class Norms(NamedTuple):
+    """Per token: `l0`, `l1` and `l1_scaled` of the latents, ‖x‖², ‖x̂‖² and ‖x − x̂‖²."""
+
+    l0: Int[Array, "row position"]
+    l1: Float[Array, "row position"]
+    l1_scaled: Float[Array, "row position"]
+    x_sq: Float[Array, "row position"]
+    xhat_sq: Float[Array, "row position"]
+    squared_error: Float[Array, "row position"]
+
+
+def encode(
+    sae: SAE, x: Float[Array, "row position d_in"], *, mesh: Mesh | None = None, precision: str = "highest"
+) -> Float[Array, "row position latent"]:
+    """The latents of activations.
+
+    Args:
+        sae: the SAE.
+        x: activations at its hook.
+        mesh: map the rows over its data axis.
+        precision: of matrix products.
+    """
+
+    def run(sae, x):
+        with jax.default_matmul_precision(precision):
+            return sae.encode(x)
+
+    return map_rows(run, mesh)(sae, x)
+
+
+def norms(
+    sae: SAE, x: Float[Array, "row position d_in"], *, mesh: Mesh | None = None, precision: str = "highest"
+) -> Norms:
+    """Norms of the latents and of the reconstruction, per token (METRICS.md). Arguments as for `encode`."""
+
+    def run(sae, x):
+        with jax.default_matmul_precision(precision):
+            z = sae.encode(x)
+            reconstruction, x = wide(sae.decode(z)), wide(x)
+            return Norms(*code_norms(sae, z), square(x), square(reconstruction), square(x - reconstruction))
+
+    return map_rows(run, mesh)(sae, x)

@@ -1,0 +1,70 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jsaeval.forward.head import head
+
+
+def log_softmax(z):
+    z = z - z.max(-1, keepdims=True)
+    return z - np.log(np.exp(z).sum(-1, keepdims=True))
+
+
+def inputs(scale=1.0, streams=4, rows=3, positions=21, d=8, vocab=37):
+    rng = np.random.default_rng(0)
+    clean = rng.standard_normal((1, rows, positions, d))
+    noise = np.array([0.0, 1e-3, 0.1, 2.0])[:streams, None, None, None]
+    moving = clean + noise * rng.standard_normal((streams, rows, positions, d))
+    constant = rng.standard_normal((1, positions, d))
+    unembedding = rng.standard_normal((vocab, d)) * scale
+    targets = rng.integers(0, vocab, (rows, positions))
+    return unembedding, np.concatenate([clean, moving]), constant, targets
+
+
+def expected(unembedding, streams, constant, targets):
+    streams = np.concatenate([streams, np.broadcast_to(constant[:, None], (len(constant), *streams.shape[1:]))])
+    logp = log_softmax(streams @ unembedding.T)
+    p = np.exp(logp[0])
+    pick = np.take_along_axis(logp, targets[None, ..., None], -1)[..., 0]
+    return {
+        "ce": -pick,
+        "kl": (p * (logp[0] - logp)).sum(-1),
+        "top1": logp.argmax(-1) == logp[0].argmax(-1),
+        "total_variation": np.abs(p - np.exp(logp)).sum(-1) / 2,
+    }
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 5, 21, 1000])
+def test_against_float64(chunk):
+    arrays = inputs()
+    single = [jnp.asarray(a, jnp.float32 if a.dtype == float else jnp.int32) for a in arrays]
+    ce, moving, still = jax.jit(lambda *a: head(*a, chunk_positions=chunk))(*single)
+    want = expected(*arrays)
+    np.testing.assert_allclose(ce, want["ce"][0], atol=2e-6)
+    for name, value in want.items():
+        np.testing.assert_allclose(getattr(moving, name), value[1:-1], rtol=1e-6, atol=3e-6, err_msg=name)
+        np.testing.assert_allclose(getattr(still, name), value[-1:], rtol=1e-6, atol=3e-6, err_msg=name)
+    assert moving.kl.shape == (4, 3, 21) and still.kl.shape == (1, 3, 21)
+    assert float(jnp.abs(moving.kl[0]).max()) < 1e-6 and bool(moving.top1[0].all())
+
+
+def test_extreme_logits_are_finite():
+    """log(softmax) would be NaN here: almost all probabilities underflow in float32."""
+    arrays = inputs(scale=200.0)
+    single = [jnp.asarray(a, jnp.float32 if a.dtype == float else jnp.int32) for a in arrays]
+    _, moving, _ = head(*single)
+    want = expected(*arrays)
+    assert np.isfinite(moving.kl).all() and want["kl"].max() > 1000
+    np.testing.assert_allclose(moving.kl, want["kl"][1:-1], rtol=1e-4, atol=1e-2)
+
+
+def test_without_other_streams():
+    unembedding, streams, constant, targets = inputs()
+    ce, moving, still = head(
+        jnp.asarray(unembedding, jnp.float32),
+        jnp.asarray(streams[:1], jnp.float32),
+        jnp.asarray(constant[:0], jnp.float32),
+        jnp.asarray(targets, jnp.int32),
+    )
+    assert ce.shape == (3, 21) and moving.kl.shape == still.kl.shape == (0, 3, 21)
