@@ -1,0 +1,101 @@
+"""What the LM makes of x̂ in place of x: later blocks and the next-token distribution. Tier 3, faithfulness."""
+
+from jsaeval.metrics.metric import Metric
+
+
+def _metric(id: str, unit: str, direction, formula: str, source: str, value, needs: str = "loss", **rest) -> Metric:
+    return Metric(
+        id=id,
+        axis="faithfulness",
+        tier=3,
+        unit=unit,
+        direction=direction,
+        differentiable=id not in ("ce_clean", "top1_agreement"),
+        formula=formula,
+        source=source,
+        needs=needs,
+        value=value,
+        **rest,
+    )
+
+
+METRICS = (
+    _metric(
+        "downstream_reconstruction",
+        "activation²",
+        "lower",
+        "mean over blocks k after the hook of mean_t ‖a_t^k − â_t^k‖²",
+        "Braun et al. 2024 (arXiv 2405.12241), §2",
+        lambda t: (t["downstream_sse"][..., t.first_block :] / t["n"][..., None]).mean(-1),
+        needs="curve",
+    ),
+    _metric(
+        "downstream_loss",
+        "nats",
+        "lower",
+        "mean_t KL(p_t ‖ q_t), clean first",
+        "Braun et al. 2024 (arXiv 2405.12241), code; Gao et al. 2024 (arXiv 2406.04093)",
+        lambda t: t["kl"] / t["n"],
+        by_position=True,
+    ),
+    _metric(
+        "ce_clean",
+        "nats",
+        "neither",
+        "mean_t −log p_t(next token)",
+        "the LM's own loss",
+        lambda t: t["ce_clean"] / t["n_ce"],
+        count="n_ce",
+    ),
+    _metric(
+        "ce_spliced",
+        "nats",
+        "lower",
+        "mean_t −log q_t(next token)",
+        "Bricken et al. 2023",
+        lambda t: t["ce"] / t["n_ce"],
+        count="n_ce",
+    ),
+    _metric(
+        "ce_increase",
+        "nats",
+        "lower",
+        "ce_spliced − ce_clean",
+        "Braun et al. 2024 (arXiv 2405.12241)",
+        lambda t: (t["ce"] - t["ce_clean"]) / t["n_ce"],
+        count="n_ce",
+    ),
+    _metric(
+        "ce_recovered_zero",
+        "share",
+        "higher",
+        "(CE_zero − CE_spliced) / (CE_zero − CE_clean), ratio of means",
+        "Bricken et al. 2023; SAEBench `ce_loss_score`",
+        lambda t: (t["ce_zero"] - t["ce"]) / (t["ce_zero"] - t["ce_clean"]),
+        count="n_ce",
+    ),
+    _metric(
+        "kl_recovered_zero",
+        "share",
+        "higher",
+        "(KL_zero − KL) / KL_zero",
+        "SAEBench `kl_div_score`",
+        lambda t: 1 - t["kl"] / t["kl_zero"],
+    ),
+    _metric(
+        "top1_agreement",
+        "share",
+        "higher",
+        "P(argmax p_t = argmax q_t)",
+        "jsaeval",
+        lambda t: t["top1"] / t["n"],
+    ),
+    _metric(
+        "total_variation",
+        "share",
+        "lower",
+        "mean_t ½ Σ_v |p_t(v) − q_t(v)|",
+        "Braun et al. 2024 (arXiv 2405.12241), code",
+        lambda t: t["total_variation"] / t["n"],
+    ),
+)

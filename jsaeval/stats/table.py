@@ -1,0 +1,76 @@
+"""The statistics table: one line of sums per row (sequence) and SAE, in float64 and int64 on the host.
+
+This table is what is stored, merged, bootstrapped and turned into metrics. Columns are described at
+`jsaeval.forward.batch.BatchStatistics`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Table:
+    """`rows`: (row, ...); `saes`: (sae, row, ...); `vectors`: sums over the run; `latents`: counters of each SAE."""
+
+    rows: Columns
+    saes: Columns
+    vectors: Columns
+    latents: tuple[Columns, ...]
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.rows["n"])
+
+    @property
+    def n_tokens(self) -> int:
+        """Counted tokens N = |T|."""
+        return int(self.rows["n"].sum())
+
+
+@dataclass
+class Collector:
+    """Collects batches into a `Table`. Host arrays only; `add` waits for the device."""
+
+    def __post_init__(self):
+        self._rows: list[Columns] = []
+        self._saes: list[Columns] = []
+        self._vectors: Columns = {}
+        self._latents: tuple[Columns, ...] = ()
+
+    def add(self, rows: Any, saes: Any, vectors: Any, n_rows: int) -> None:
+        """One batch, of which the first `n_rows` rows are real (the rest fills up the batch)."""
+        rows, saes, vectors = (jax.tree.map(exact, tree) for tree in (rows, saes, vectors))
+        self._rows.append({name: column[:n_rows] for name, column in rows.items()})
+        self._saes.append({name: column[:, :n_rows] for name, column in saes.items()})
+        self._vectors = {name: self._vectors.get(name, 0) + vector for name, vector in vectors.items()}
+
+    def add_latents(self, counts: Iterable[Any]) -> None:
+        """Counters of some batches: `jsaeval.forward.latents.LatentCounts` of each SAE."""
+        new = tuple({name: exact(value) for name, value in c._asdict().items()} for c in counts)
+        old = self._latents or tuple({name: np.zeros_like(value) for name, value in c.items()} for c in new)
+        self._latents = tuple(
+            {
+                "fires": a["fires"] + b["fires"],
+                "total": a["total"] + b["total"],
+                "largest": np.maximum(a["largest"], b["largest"]),
+            }
+            for a, b in zip(old, new, strict=True)
+        )
+
+    def table(self) -> Table:
+        rows = {name: np.concatenate([part[name] for part in self._rows]) for name in self._rows[0]}
+        saes = {name: np.concatenate([part[name] for part in self._saes], axis=1) for name in self._saes[0]}
+        return Table(rows, saes, self._vectors, self._latents)
+
+
+def exact(x: Any) -> np.ndarray:
+    """A device array on the host, as float64 or int64."""
+    array = np.asarray(x)
+    return array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
