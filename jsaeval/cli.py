@@ -1,0 +1,183 @@
+"""The commands. Exit codes: 0 done; 2 bad input, nothing was evaluated; 3 some SAEs failed, the others finished."""
+
+import contextlib
+import dataclasses
+import io
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from jsaeval.errors import InputError, nearest
+from jsaeval.lm.load import load_lm
+from jsaeval.lm.protocol import HostLM
+from jsaeval.mesh import make_mesh
+from jsaeval.report.describe import describe
+from jsaeval.report.json_report import report
+from jsaeval.report.progress import Progress
+from jsaeval.report.terminal import show_report
+from jsaeval.run.engine import Setting
+from jsaeval.run.evaluate import Failed, evaluate, hook_of
+from jsaeval.run.folder import REPORT, claim, write
+from jsaeval.run.plan import Plan, read_config
+from jsaeval.sae.load import SHIPPED, load_sae
+from jsaeval.sae.module import SAE
+
+
+@dataclass(frozen=True)
+class Run(Plan):
+    """Evaluate sparse autoencoders in a language model."""
+
+    config: str | None = None
+    """TOML or YAML file with values for these flags; flags on the command line win."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show what an SAE or a language model is: shapes, activation, hook, where it came from."""
+
+    name: tyro.conf.Positional[str]
+    """A name, a file or a folder."""
+
+
+COMMANDS: dict[str, type] = {"run": Run, "show": Show}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if argv else 2
+    try:
+        command = parse(argv)
+        return _run(command) if isinstance(command, Run) else _show(command)
+    except InputError as error:
+        print(f"jsaeval: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("jsaeval: interrupted; nothing was written", file=sys.stderr)
+        return 130
+
+
+def parse(argv: list[str]) -> Run | Show:
+    """The command with its values.
+
+    Raises:
+        InputError: no such command, flag or value.
+        SystemExit: with code 0 after `--help`.
+    """
+    name, *rest = argv
+    if name not in COMMANDS:
+        raise InputError(f"{name!r}: no such command{nearest(name, COMMANDS)}")
+    kind = COMMANDS[name]
+    flags = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(kind)}
+    for word in (word.partition("=")[0] for word in rest):
+        if word.startswith("--") and word.replace("_", "-") not in {*flags, "--help"}:
+            raise InputError(f"{name} {word}: no such flag{nearest(word, sorted(flags))}")
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            command = tyro.cli(kind, prog=f"jsaeval {name}", args=rest)
+            if name == "run" and command.config is not None:
+                values = read_config(Path(command.config)) | {"config": command.config}
+                if command.sae:  # tyro would append them to those of the file
+                    values["sae"] = ()
+                command = tyro.cli(kind, prog=f"jsaeval {name}", args=rest, default=Run(**values))
+    except SystemExit as stop:
+        if stop.code == 0:
+            raise
+        raise InputError(f"{name}: {_one_line(complaint.getvalue())}") from None
+    return command
+
+
+def _one_line(box: str) -> str:
+    """tyro's boxed complaint as one line: what stands above the first rule inside the box."""
+    lines = []
+    for line in re.findall(r"│ (.*?) *│", box):
+        if set(line) == {"─"}:
+            break
+        lines.append(line)
+    return " ".join(lines) or box.strip().replace("\n", " ")
+
+
+def _overview() -> str:
+    lines = [f"  jsaeval {name:6} {kind.__doc__}" for name, kind in COMMANDS.items()]
+    return "\n".join(
+        ["jsaeval evaluates sparse autoencoders.", "", *lines, "", "jsaeval COMMAND --help lists the flags."]
+    )
+
+
+def _run(command: Run) -> int:
+    plan = Plan(**{field.name: getattr(command, field.name) for field in dataclasses.fields(Plan)})
+    plan.check()
+    folder, groups = claim(plan), plan.groups()
+    mesh = make_mesh(*plan.mesh_shape())
+    with Progress() as progress:
+        progress.say(f"loading {plan.lm}")
+        lm = load_lm(plan.lm, plan.dtype)
+        loaded = [_load(name, plan, lm) for name in _sae_names(plan)]
+        good = [entry for entry in loaded if isinstance(entry, SAE)]
+        if not good:
+            raise InputError("; ".join(entry.error for entry in loaded if isinstance(entry, Failed)))
+        results = evaluate(
+            lm,
+            good,
+            corpus=plan.corpus,
+            tokens=plan.tokens,
+            rows=plan.rows,
+            context=plan.context,
+            hook=plan.hook,
+            metric_mask=plan.metric_mask,
+            splice_mask=plan.splice_mask,
+            setting=Setting(plan.batch, groups, plan.precision),
+            mesh=mesh,
+            seed=plan.seed,
+            progress=progress,
+        )
+    done = iter(results.entries)
+    entries = tuple(next(done) if isinstance(entry, SAE) else entry for entry in loaded)
+    results = dataclasses.replace(results, entries=entries)
+    made = report(results, dataclasses.asdict(plan))
+    write(folder, plan, made, results)
+    show_report(made, Console(width=None if sys.stdout.isatty() else 120))
+    print(f"\n{folder / REPORT}")
+    return 3 if len(good) < len(loaded) else 0
+
+
+def _sae_names(plan: Plan) -> tuple[str, ...]:
+    if plan.sae:
+        return plan.sae
+    if plan.lm not in SHIPPED:
+        raise InputError(f"--sae is missing: no SAE ships with {plan.lm!r} (only with {', '.join(SHIPPED)})")
+    return (plan.lm,)
+
+
+def _load(name: str, plan: Plan, lm: HostLM) -> SAE | Failed:
+    """An SAE that fits the LM, named as on the command line when several are evaluated."""
+    try:
+        sae = load_sae(name)
+        hook_of(sae, plan.hook, lm)
+    except InputError as error:
+        return Failed(name, str(error))
+    if len(plan.sae) > 1:
+        sae = dataclasses.replace(sae, card=dataclasses.replace(sae.card, name=name))
+    return sae.astype(plan.dtype)
+
+
+def _show(command: Show) -> int:
+    print(describe(command.name))
+    return 0
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,250 @@
+"""`evaluate`: an LM, SAEs and text → `Results`."""
+
+import dataclasses
+import platform
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from jsaeval.corpus.masks import MaskName, Masks, make_masks
+from jsaeval.corpus.rows import Rows, check_tokens, text_rows, token_rows
+from jsaeval.errors import InputError
+from jsaeval.forward.batch import BatchStatistics, default_hook
+from jsaeval.forward.splice import hook_width
+from jsaeval.hooks import Hook, parse_hook
+from jsaeval.lm.card import card_of
+from jsaeval.lm.decoder import Decoder
+from jsaeval.lm.load import load_tokenizer
+from jsaeval.lm.protocol import HostLM
+from jsaeval.mesh import make_mesh
+from jsaeval.metrics.compute import Facts, Value, block_values, position_values, scalar_values, zero_values
+from jsaeval.metrics.latents import LatentTable, latent_table
+from jsaeval.run.engine import Measured, Progress, Setting, measure
+from jsaeval.sae.module import SAE
+from jsaeval.stats.table import Collector, Table
+
+
+DEFAULT_ROWS = 16
+
+
+@dataclass(frozen=True)
+class SAEResult:
+    """One SAE's part of the results. `table` and `index` locate its lines in the statistics table."""
+
+    sae: SAE
+    hook: Hook
+    metrics: dict[str, Value]
+    by_position: dict[str, dict[str, float]]
+    by_block: dict[str, dict[str, float]]
+    zero: dict[str, float]
+    latents: LatentTable | None
+    table: Table
+    index: int
+    calibration_tokens: int
+
+    @property
+    def name(self) -> str:
+        return self.sae.card.name
+
+    def __getitem__(self, metric: str) -> float:
+        return self.metrics[metric].value
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An SAE that could not be evaluated, and why, in one line."""
+
+    name: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that a run measured; `entries` are in the order in which the SAEs were given."""
+
+    entries: tuple[SAEResult | Failed, ...]
+    rows: Rows
+    masks: Masks
+    mask_names: dict[str, str]
+    lm: dict[str, Any]
+    provenance: dict[str, Any]
+
+    @property
+    def saes(self) -> tuple[SAEResult, ...]:
+        """Those that were evaluated."""
+        return tuple(entry for entry in self.entries if isinstance(entry, SAEResult))
+
+
+def evaluate(
+    lm: HostLM,
+    saes: Sequence[SAE],
+    *,
+    corpus: str = "ag-news",
+    tokens: np.ndarray | str | Path | None = None,
+    rows: int | None = None,
+    context: int = 128,
+    hook: str | None = None,
+    metric_mask: MaskName = "no-special",
+    splice_mask: MaskName | None = None,
+    setting: Setting = Setting(),
+    mesh: Mesh | None = None,
+    seed: int = 0,
+    progress: Progress = lambda stage, tokens, total: None,
+) -> Results:
+    """Evaluate SAEs in a language model.
+
+    Args:
+        lm: from `load_lm`, or anything that satisfies `jsaeval.lm.protocol.HostLM`.
+        saes: SAEs; those at the same hook share one pass.
+        corpus: name, file or folder of text, if `tokens` is not given.
+        tokens: ids (row, position), or the path of a `.npy` file with them.
+        rows: how many rows; default 16 of a corpus, all of `tokens`.
+        context: positions of a row made from text.
+        hook: overrides the hook on the cards of the SAEs.
+        metric_mask: which tokens enter a mean.
+        splice_mask: at which tokens the SAE takes over; default as `metric_mask`.
+        setting: batch size, metric groups, precision.
+        mesh: devices; default all of them on the data axis.
+        seed: of the bootstrap.
+        progress: see `jsaeval.run.engine.measure`.
+
+    Raises:
+        InputError: something does not fit; nothing was evaluated.
+    """
+    start = time.perf_counter()
+    if not saes:
+        raise InputError("no SAE to evaluate")
+    mesh = make_mesh() if mesh is None else mesh
+    hooks = [hook_of(sae, hook, lm) for sae in saes]
+    data = _rows(lm, corpus, tokens, rows, context)
+    masks = make_masks(np.asarray(data.tokens), card_of(lm).special_ids, data.pad, metric_mask, splice_mask)
+
+    results: dict[int, SAEResult] = {}
+    passes = []
+    for at in dict.fromkeys(hooks):
+        group = [i for i, h in enumerate(hooks) if h == at]
+        passes.append(measure(lm, [saes[i] for i in group], at, data.tokens, masks, mesh, setting, progress))
+        for index, i in enumerate(group):
+            results[i] = _result(saes[i], at, index, passes[-1], setting, seed)
+    names = {"metric": metric_mask, "splice": splice_mask or metric_mask}
+    provenance = _provenance(passes, data, mesh, setting, lm) | {"wall_s": time.perf_counter() - start}
+    return Results(tuple(results[i] for i in range(len(saes))), data, masks, names, _describe(lm), provenance)
+
+
+def hook_of(sae: SAE, override: str | None, lm: HostLM) -> Hook:
+    """The hook that an SAE reads, checked against the LM.
+
+    Raises:
+        InputError: no hook is known, the LM does not have it, or the SAE has another width.
+    """
+    name, text = sae.card.name, override or sae.card.hook
+    if text is None:
+        raise InputError(f"{name}: does not say which hook it reads; give --hook, e.g. blocks.9.hook_resid_post")
+    hook = parse_hook(text, lm.n_blocks)
+    try:
+        width = hook_width(lm, hook.site)
+    except ValueError as error:
+        raise InputError(f"{name}: hook {text!r}: {error}") from None
+    if (sae.d_in, sae.d_out) != (width, width):
+        raise InputError(
+            f"{name}: reads {sae.d_in} and writes {sae.d_out} dimensions, but {hook.name} of this LM has {width}; "
+            "is it an SAE of another LM or hook?"
+        )
+    return hook
+
+
+def _rows(lm: HostLM, corpus: str, tokens: Any, rows: int | None, context: int) -> Rows:
+    for name, value, least in (("rows", rows, 1), ("context", context, 2)):
+        if value is not None and value < least:
+            raise InputError(f"{name} = {value}: at least {least} is needed")
+    card = card_of(lm)
+    limit = sys.maxsize if card.context is None else card.context
+    if tokens is None:
+        if context > limit:
+            raise InputError(f"context = {context}: the LM's context is {limit}")
+        data = text_rows(corpus, load_tokenizer(lm), rows or DEFAULT_ROWS, context)
+    elif isinstance(tokens, (str, Path)):
+        data = token_rows(Path(tokens), rows, card.pad)
+    else:
+        data = Rows("tokens", np.asarray(tokens)[:rows], None, card.pad)
+    check_tokens(data, lm.vocab, limit)
+    return data
+
+
+def _result(sae: SAE, hook: Hook, index: int, measured: Measured, setting: Setting, seed: int) -> SAEResult:
+    table, groups = measured.table, setting.groups
+    facts = Facts(sae.d_in, int(hook.prefix_stop))
+    latents = latent_table(sae, table.latents[index], table.n_tokens) if "latents" in groups else None
+    return SAEResult(
+        sae=sae,
+        hook=hook,
+        metrics=scalar_values(table, index, facts, seed, latents),
+        by_position=position_values(table, index, facts),
+        by_block=block_values(table, index, facts) if "curve" in groups else {},
+        zero=zero_values(table) if "loss" in groups else {},
+        latents=latents,
+        table=table,
+        index=index,
+        calibration_tokens=measured.calibration_tokens,
+    )
+
+
+def _describe(lm: HostLM) -> dict[str, Any]:
+    card = card_of(lm)
+    about: dict[str, Any] = {"name": card.name, "sha256": card.sha256 or None}
+    about |= {"n_blocks": lm.n_blocks, "d_model": lm.d_model, "vocab": lm.vocab}
+    return about | ({"config": dataclasses.asdict(lm.config)} if isinstance(lm, Decoder) else {})
+
+
+def _provenance(passes: list[Measured], data: Rows, mesh: Mesh, setting: Setting, lm: HostLM) -> dict[str, Any]:
+    run_s = sum(p.run_s for p in passes)
+    packages = ("jsaeval", "jax", "jaxlib", "equinox", "numpy")
+    versions = {name: metadata.version(name) for name in packages} | {"python": platform.python_version()}
+    return {
+        "versions": versions,
+        "platform": platform.platform(),
+        "devices": [str(device.device_kind) for device in mesh.devices.flat],
+        "mesh": dict(mesh.shape),
+        "dtype": str(lm.unembedding.dtype),
+        "precision": setting.precision,
+        "batch": setting.batch,
+        "corpus_sha256": data.sha256(),
+        "compile_s": sum(p.compile_s for p in passes),
+        "tokens_per_s": data.tokens.size * len(passes) / run_s,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "resumed_rows": 0,
+    }
+
+
+def summarise(
+    lm: HostLM, saes: Sequence[SAE], statistics: Sequence[BatchStatistics], *, hook: Hook | None = None, seed: int = 0
+) -> list[dict[str, Value]]:
+    """Metrics of SAEs from what `batch_statistics` returned for some batches.
+
+    This is where the host waits for the devices.
+
+    Args:
+        lm: the LM of the batches.
+        saes: the SAEs of the batches, in the same order.
+        statistics: one or more batches, all with the same `mean` and `groups`.
+        hook: default from the card of the first SAE.
+        seed: of the bootstrap over rows.
+    """
+    collector = Collector()
+    for batch in statistics:
+        collector.add(batch.rows, batch.saes, batch.vectors, n_rows=len(batch.rows["n"]))
+        collector.add_latents(batch.latents)
+    table, hook = collector.table(), hook or default_hook(saes)
+    values = []
+    for i, sae in enumerate(saes):
+        latents = latent_table(sae, table.latents[i], table.n_tokens) if table.latents else None
+        values.append(scalar_values(table, i, Facts(sae.d_in, int(hook.prefix_stop)), seed, latents))
+    return values

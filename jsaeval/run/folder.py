@@ -1,0 +1,81 @@
+"""The folder of a run: refused when it holds another run, and only written when everything is there."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jsaeval.cache import atomic
+from jsaeval.errors import InputError
+from jsaeval.run.evaluate import Results
+from jsaeval.run.plan import Plan
+
+
+PLAN, REPORT, ROWS, LATENTS = "plan.toml", "report.json", "rows.parquet", "latents.parquet"
+
+
+def claim(plan: Plan) -> Path:
+    """The folder that a plan may write to. It is not made yet.
+
+    Raises:
+        InputError: it holds the run of another plan, or is no folder.
+    """
+    if plan.out is None:
+        stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+        folder, count = Path("runs", stamp), 1
+        while folder.exists():
+            count += 1
+            folder = Path("runs", f"{stamp}-{count}")
+        return folder
+    folder = Path(plan.out)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder}: exists and is not a folder")
+    kept = folder / PLAN
+    if kept.exists():
+        if kept.read_text(encoding="utf-8") != plan.to_toml():
+            raise InputError(f"--out {folder}: holds the run of another plan ({kept}); choose another folder")
+    elif any((folder / name).exists() for name in (REPORT, ROWS, LATENTS)):
+        raise InputError(f"--out {folder}: holds results without their {PLAN}; choose another folder")
+    return folder
+
+
+def write(folder: Path, plan: Plan, report: dict[str, Any], results: Results) -> None:
+    """Write the plan, the tables and, last, the report; each file appears whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic(folder / PLAN) as temporary:
+        temporary.write_text(plan.to_toml(), encoding="utf-8")
+    with atomic(folder / ROWS) as temporary:
+        rows_frame(results).to_parquet(temporary, index=False)
+    if any(result.latents for result in results.saes):
+        with atomic(folder / LATENTS) as temporary:
+            latents_frame(results).to_parquet(temporary, index=False)
+    with atomic(folder / REPORT) as temporary:
+        temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def rows_frame(results: Results) -> pd.DataFrame:
+    """The statistics table: one line per SAE and row; sums by bucket or block are lists."""
+    documents = results.rows.documents
+    frames = []
+    for result in results.saes:
+        table = result.table
+        columns = table.rows | {name: column[result.index] for name, column in table.saes.items()}
+        frame = {"sae": result.name, "row": np.arange(table.n_rows)}
+        if documents is not None:
+            frame["documents"] = [np.unique(row[row >= 0]).tolist() for row in documents]
+        frame |= {name: column if column.ndim == 1 else column.tolist() for name, column in columns.items()}
+        frames.append(pd.DataFrame(frame))
+    return pd.concat(frames, ignore_index=True)
+
+
+def latents_frame(results: Results) -> pd.DataFrame:
+    """One line per SAE and latent."""
+    frames = []
+    for result in results.saes:
+        if result.latents is not None:
+            frame = {"sae": result.name, "latent": np.arange(result.sae.d_sae)} | vars(result.latents)
+            frames.append(pd.DataFrame(frame))
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,122 @@
+"""The plan of a run: frozen, comparable, and the same thing on the command line and in a TOML or YAML file."""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+import tyro
+import yaml
+
+from jsaeval.corpus.masks import MaskName
+from jsaeval.errors import InputError, nearest
+from jsaeval.forward.batch import GROUPS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Evaluate sparse autoencoders in a language model."""
+
+    lm: str = "smollm2-135m"
+    """Language model: a name, a .gguf file, or a Hugging Face model folder."""
+    sae: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """SAE: a name, a file or a folder. Repeat for several. Default: the one that ships with the LM."""
+    hook: str | None = None
+    """Hook, e.g. blocks.9.hook_resid_post. Default: the one stored with the SAE."""
+    corpus: str = "ag-news"
+    """Text: a name, or a .txt, .jsonl or .parquet file, or a folder of these."""
+    tokens: str | None = None
+    """Token ids in a .npy file (rows, positions) instead of text."""
+    rows: int | None = None
+    """Number of rows. Default: 16 of a corpus, all of --tokens."""
+    context: int = 128
+    """Positions of a row made from text."""
+    batch: int = 8
+    """Rows at a time."""
+    metrics: str = ",".join(GROUPS)
+    """Metric groups, separated by commas."""
+    metric_mask: MaskName = "no-special"
+    """Tokens that enter a mean: all but special tokens and position 0, or all but padding."""
+    splice_mask: MaskName | None = None
+    """Tokens whose activation is replaced. Default: as --metric-mask."""
+    mesh: str | None = None
+    """Devices as DATA,MODEL. Default: all on the data axis."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights and activations; statistics are float32 or better."""
+    precision: Literal["highest", "default"] = "highest"
+    """Of matrix products."""
+    seed: int = 0
+    """Of the bootstrap."""
+    out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder for the results. Default: a fresh one under runs/."""
+
+    def groups(self) -> tuple[str, ...]:
+        """The metric groups, checked.
+
+        Raises:
+            InputError: one does not exist.
+        """
+        asked = [name.strip() for name in self.metrics.split(",") if name.strip()]
+        for name in asked:
+            if name not in GROUPS:
+                raise InputError(f"--metrics {name!r}: no such group{nearest(name, GROUPS)}")
+        if not asked:
+            raise InputError(f"--metrics is empty; known: {', '.join(GROUPS)}")
+        return tuple(name for name in GROUPS if name in asked)
+
+    def mesh_shape(self) -> tuple[int | None, int]:
+        """(data, model) devices, checked.
+
+        Raises:
+            InputError: not two positive numbers.
+        """
+        if self.mesh is None:
+            return None, 1
+        parts = self.mesh.split(",")
+        if len(parts) > 2 or not all(part.strip().isdigit() and int(part) for part in parts):
+            raise InputError(f"--mesh {self.mesh!r}: DATA,MODEL was expected, e.g. 8,1")
+        return int(parts[0]), int(parts[1]) if len(parts) == 2 else 1
+
+    def check(self) -> None:
+        """Raises InputError where a value cannot be meant, before anything is loaded."""
+        for name, value, least in (("rows", self.rows, 1), ("batch", self.batch, 1), ("context", self.context, 2)):
+            if value is not None and value < least:
+                raise InputError(f"--{name} {value}: at least {least} is needed")
+        self.groups()
+        self.mesh_shape()
+
+    def to_toml(self) -> str:
+        """Everything but where the results go; what two runs must share to be the same run."""
+        return tomli_w.dumps({k: v for k, v in dataclasses.asdict(self).items() if v is not None and k != "out"})
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Values of `Plan` from a TOML or YAML file; keys may be written with - or _.
+
+    Raises:
+        InputError: no such file, not readable, a key that is no flag, or a value of the wrong type.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else tomllib.loads(text)
+    except FileNotFoundError:
+        raise InputError(f"--config {path}: no such file") from None
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path}: {str(error).splitlines()[0]}") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"--config {path}: a table of flags and values was expected")
+    names = [f.name for f in dataclasses.fields(Plan)]
+    values = {str(key).replace("-", "_"): value for key, value in raw.items()}
+    for key, value in values.items():
+        if key not in names:
+            raise InputError(f"--config {path}: {key!r} is no flag{nearest(key, names)}")
+        if key == "sae":
+            value = [value] if isinstance(value, str) else value
+            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+                raise InputError(f"--config {path}: sae = {value!r}; a string or a list of strings was expected")
+            values[key] = tuple(value)
+        elif (kind := type(getattr(Plan, key))) is not type(None) and not isinstance(value, kind):
+            raise InputError(f"--config {path}: {key} = {value!r}; {kind.__name__} was expected")
+    return values
