@@ -1,0 +1,89 @@
+"""Compile the evaluation step for a TPU slice on a machine without one, and print what it needs per chip.
+
+    pip install '.[tpu]'
+    python tpu/compile_step.py --topology v5e:2x4
+
+The real TPU compiler (libtpu) runs on the host, so a program that it refuses, or that does not fit, shows here and not
+on the pod. Rows are split over all chips and weights are on every chip. No speed is measured: there is no TPU.
+"""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+
+
+# Before libtpu loads: look for no TPU and ask no metadata server.
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+import jax
+import jax.numpy as jnp
+import tyro
+from jax.experimental import topologies
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jsaeval
+from jsaeval.corpus.masks import Masks
+from jsaeval.hooks import Hook
+from jsaeval.mesh import DATA, make_mesh
+
+
+@dataclass(frozen=True)
+class Config:
+    """Compile the step for SmolLM2-135M and its SAE."""
+
+    topology: str = "v5e:2x4"
+    """As libtpu names it, e.g. v5e:2x4, v5e:16x16, v5p:4x4x4."""
+    rows_per_chip: int = 8
+    context: int = 512
+    saes: int = 1
+    """How many SAEs share the pass."""
+
+
+def main(config: Config) -> None:
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=config.topology)
+    mesh = make_mesh(devices=list(topology.devices))
+    lm, sae = jsaeval.load_lm("smollm2-135m"), jsaeval.load_sae("smollm2-135m")
+    rows = config.rows_per_chip * mesh.shape[DATA]
+
+    def abstract(tree, spec: P):
+        sharding = NamedSharding(mesh, spec)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+    def step(lm, saes, block, mean, zero, tokens, masks):
+        hook = Hook(block, "hook_resid_post")
+        return jsaeval.batch_statistics(lm, saes, tokens, hook=hook, masks=masks, mean=mean, zero=zero, mesh=mesh)
+
+    per_row = (
+        jax.ShapeDtypeStruct((rows, config.context), jnp.int32),
+        jax.ShapeDtypeStruct((rows, config.context), bool),
+    )
+    arguments = (
+        abstract(lm, P()),
+        abstract([dataclasses.replace(sae, card=jsaeval.SAECard())] * config.saes, P()),
+        abstract(jnp.int32(0), P()),
+        abstract(jnp.zeros(lm.d_model), P()),
+        abstract(jnp.zeros((1, config.context, lm.d_model)), P()),
+        abstract(per_row[0], P(DATA)),
+        abstract(Masks(*[per_row[1]] * 3), P(DATA)),
+    )
+    compiled = jax.jit(step).lower(*arguments).compile()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    print(
+        f"{config.topology}: {mesh.size} chips, {rows * config.context:,} tokens a step, {config.saes} SAE(s): compiled"
+    )
+    for kind in ("argument", "output", "temp"):
+        print(f"  {kind:9} {getattr(memory, f'{kind}_size_in_bytes') / 2**20:8.1f} MiB per chip")
+    for kind in ("all-reduce", "all-gather", "collective-permute", "all-to-all"):
+        print(f"  {kind:18} {text.count(f'{kind}(') + text.count(f'{kind}-start(')}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
