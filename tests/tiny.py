@@ -23,14 +23,20 @@ CONFIG = DecoderConfig(
     vocab=50,
     context=64,
     norm_eps=1e-5,
+    rotary_dims=6,
     rope_theta=10_000.0,
 )
 CARD = LMCard("tiny", context=64, bos=1, eos=2, pad=0)
 HOOK = "blocks.1.hook_resid_post"
 
 
-def random_tensors(config: DecoderConfig = CONFIG, seed: int = 0, bias: bool = False, qk_norm: bool = False):
-    """Weights under their Hugging Face names, large enough that every part of a block matters."""
+def random_tensors(
+    config: DecoderConfig = CONFIG, seed: int = 0, bias: bool = False, qk_norm: bool = False, biases: bool = False
+):
+    """Weights under their canonical names, large enough that every part of a block matters.
+
+    `bias`: of queries, keys and values; `biases`: of everything.
+    """
     rng = np.random.default_rng(seed)
     c = config
 
@@ -56,9 +62,14 @@ def random_tensors(config: DecoderConfig = CONFIG, seed: int = 0, bias: bool = F
         if qk_norm:
             tensors[f"{p}.self_attn.q_norm.weight"] = 1 + normal(c.d_head)
             tensors[f"{p}.self_attn.k_norm.weight"] = 1 + normal(c.d_head)
-        for name in ("gate", "up"):
+        for name in ("gate", "up") if c.gated else ("up",):
             tensors[f"{p}.mlp.{name}_proj.weight"] = normal(c.d_mlp, c.d_model)
         tensors[f"{p}.mlp.down_proj.weight"] = normal(c.d_model, c.d_mlp)
+    if not c.rotary_dims:
+        tensors["model.embed_positions.weight"] = normal(c.context, c.d_model)
+    if biases:
+        named = [name for name in tensors if name.endswith("weight") and "embed" not in name and "head" not in name]
+        tensors |= {name.replace("weight", "bias"): normal(len(tensors[name])) for name in named}
     return tensors
 
 

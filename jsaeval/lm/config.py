@@ -1,6 +1,7 @@
 """The shape of a decoder: every architectural switch in one frozen dataclass."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -15,10 +16,18 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """One decoder-only transformer with rotary positions, RMS norms before each half-block and a gated MLP.
+    """One decoder-only transformer with a norm before attention and before the MLP.
 
-    Biases and the norms on queries and keys are present when their weights are.
-    `windows` gives each block's attention window in tokens (0: unlimited); None means unlimited everywhere.
+    Biases, the norms on queries and keys, and learned positions are present when their weights are.
+
+    Attributes:
+        n_kv_heads: heads of keys and values; each serves `queries_per_kv` heads of queries.
+        norm: RMS norm, or layer norm with a bias.
+        rotary_dims: leading dimensions of each head that carry rotary positions (0: positions are learned).
+        activation: of the MLP; silu, gelu, or gelu's tanh approximation.
+        gated: the MLP multiplies its activation with a second projection.
+        parallel: attention and MLP read the same residual stream, and both are added to it.
+        windows: each block's attention window in tokens (0: unlimited); None means unlimited everywhere.
     """
 
     family: str
@@ -31,8 +40,13 @@ class DecoderConfig:
     vocab: int
     context: int
     norm_eps: float
-    rope_theta: float
+    norm: Literal["rms", "layer"] = "rms"
+    rotary_dims: int = 0
+    rope_theta: float = 10_000.0
     rope_scaling: RopeScaling | None = None
+    activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
+    gated: bool = True
+    parallel: bool = False
     tied_embedding: bool = False
     windows: tuple[int, ...] | None = None
 

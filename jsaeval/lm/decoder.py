@@ -1,13 +1,17 @@
 """The host language model: one decoder for every family, its blocks stacked on a leading axis.
 
-Architecture of Llama (Touvron et al. 2023, arXiv 2302.13971): RMS norm (Zhang & Sennrich 2019) before attention and
-before the MLP, rotary positions, grouped-query attention (Ainslie et al. 2023), SwiGLU (Shazeer 2020). Qwen2
-adds biases to queries, keys and values; Qwen3 norms queries and keys per head; Mistral may limit the attention window.
+Llama (Touvron et al. 2023, arXiv 2302.13971): RMS norm (Zhang & Sennrich 2019), rotary positions, grouped-query
+attention (Ainslie et al. 2023), SwiGLU (Shazeer 2020). Qwen2 adds biases to queries, keys and values; Qwen3 norms
+queries and keys per head; Mistral may limit the attention window. GPT-2 (Radford et al. 2019): layer norm, learned
+positions, biases everywhere, a plain GELU MLP, tied embeddings. GPT-NeoX and Pythia (Black et al. 2022, arXiv
+2204.06745): layer norm, rotary positions on a part of each head, attention and MLP in parallel.
 
 Stacked blocks make the loop over them one compiled body, and a *traced* block range makes one program serve every
 hook. Queries, keys and values are one matrix, grouped by key-value head, so that it is one matrix product and can still
 be cut along heads; the gate and the up-projection likewise along the hidden width.
 """
+
+import functools
 
 import equinox as eqx
 import jax
@@ -23,17 +27,26 @@ from jsaeval.numerics import wide, wide_dtype
 
 
 class Blocks(eqx.Module):
-    """Weights of all blocks. `part` of `qkv`: the queries of one key-value head, then its key, then its value."""
+    """Weights of all blocks.
+
+    `part` of `qkv`: the queries of one key-value head, then its key, then its value. `branch` of `up`: the gate and
+    the up-projection, or the up-projection alone.
+    """
 
     attn_norm: Float[Array, "block d_model"]
     qkv: Float[Array, "block d_model kv_head part d_head"]
     out: Float[Array, "block head_width d_model"]
     mlp_norm: Float[Array, "block d_model"]
-    gate_up: Float[Array, "block d_model 2 d_mlp"]
+    up: Float[Array, "block d_model branch d_mlp"]
     down: Float[Array, "block d_mlp d_model"]
+    attn_norm_bias: Float[Array, "block d_model"] | None = None
     qkv_bias: Float[Array, "block kv_head part d_head"] | None = None
     q_norm: Float[Array, "block d_head"] | None = None
     k_norm: Float[Array, "block d_head"] | None = None
+    out_bias: Float[Array, "block d_model"] | None = None
+    mlp_norm_bias: Float[Array, "block d_model"] | None = None
+    up_bias: Float[Array, "block branch d_mlp"] | None = None
+    down_bias: Float[Array, "block d_model"] | None = None
 
 
 class Decoder(eqx.Module):
@@ -42,9 +55,11 @@ class Decoder(eqx.Module):
     embedding: Float[Array, "vocab d_model"]
     blocks: Blocks
     final_norm: Float[Array, " d_model"]
-    lm_head: Float[Array, "vocab d_model"] | None
     rope_frequency: Float[Array, " half"]
-    config: DecoderConfig = eqx.field(static=True)
+    positions: Float[Array, "context d_model"] | None = None
+    final_norm_bias: Float[Array, " d_model"] | None = None
+    lm_head: Float[Array, "vocab d_model"] | None = None
+    config: DecoderConfig = eqx.field(static=True, kw_only=True)
     card: LMCard = eqx.field(static=True, default=LMCard())
 
     @property
@@ -64,7 +79,10 @@ class Decoder(eqx.Module):
         return self.embedding if self.lm_head is None else self.lm_head
 
     def embed(self, tokens: Int[Array, "row position"]) -> Float[Array, "row position d_model"]:
-        return jnp.take(self.embedding, tokens, axis=0)
+        residual = jnp.take(self.embedding, tokens, axis=0)
+        if self.positions is not None:
+            residual += self.positions[None, : tokens.shape[1]]
+        return residual
 
     def run(
         self,
@@ -84,44 +102,76 @@ class Decoder(eqx.Module):
         return lax.fori_loop(start, stop, body, (residual, state))
 
     def final(self, residual: Float[Array, "row position d_model"]) -> Float[Array, "row position d_model"]:
-        return rms_norm(residual, self.final_norm, self.config.norm_eps)
+        return self._norm(residual, self.final_norm, self.final_norm_bias)
+
+    def _norm(self, x, weight, bias):
+        return normalise(x, weight, bias, self.config.norm_eps, centre=self.config.norm == "layer")
 
     def _block(self, weights, index, window, residual, tap, state):
-        eps = self.config.norm_eps
+        w = weights
         residual, state = tap("hook_resid_pre", index, residual, state)
 
-        z = self._attention(weights, rms_norm(residual, weights.attn_norm, eps), window)
+        z = self._attention(w, self._norm(residual, w.attn_norm, w.attn_norm_bias), window)
         z, state = tap("attn.hook_z", index, z, state)
-        attn_out, state = tap("hook_attn_out", index, z @ weights.out, state)
-        residual, state = tap("hook_resid_mid", index, residual + attn_out, state)
+        attn_out, state = tap("hook_attn_out", index, add(z @ w.out, w.out_bias), state)
+        after = residual + attn_out
+        if not self.config.parallel:
+            residual, state = tap("hook_resid_mid", index, after, state)
+            after = residual
 
-        hidden = rms_norm(residual, weights.mlp_norm, eps)
-        gate_up = jnp.einsum("btd,dgf->btgf", hidden, weights.gate_up)
-        hidden = jax.nn.silu(gate_up[:, :, 0]) * gate_up[:, :, 1]
-        mlp_out, state = tap("hook_mlp_out", index, hidden @ weights.down, state)
-        return tap("hook_resid_post", index, residual + mlp_out, state)
+        mlp_out = self._mlp(w, self._norm(residual, w.mlp_norm, w.mlp_norm_bias))
+        mlp_out, state = tap("hook_mlp_out", index, mlp_out, state)
+        return tap("hook_resid_post", index, after + mlp_out, state)
+
+    def _mlp(self, weights, x) -> Float[Array, "row position d_model"]:
+        branches = add(jnp.einsum("btd,dgf->btgf", x, weights.up), weights.up_bias)
+        hidden = _ACTIVATIONS[self.config.activation](branches[:, :, 0])
+        if self.config.gated:
+            hidden *= branches[:, :, 1]
+        return add(hidden @ weights.down, weights.down_bias)
 
     def _attention(self, weights, x, window) -> Float[Array, "row position head_width"]:
         row, position, _ = x.shape
         config = self.config
-        qkv = jnp.einsum("btd,dgph->btgph", x, weights.qkv)
-        if weights.qkv_bias is not None:
-            qkv += weights.qkv_bias[None, None]
+        qkv = add(jnp.einsum("btd,dgph->btgph", x, weights.qkv), weights.qkv_bias)
         q = qkv[..., :-2, :].reshape(row, position, config.n_heads, config.d_head)
         k, v = qkv[..., -2, :], qkv[..., -1, :]
         if weights.q_norm is not None:
-            q = rms_norm(q, weights.q_norm, config.norm_eps)
-            k = rms_norm(k, weights.k_norm, config.norm_eps)
+            q = normalise(q, weights.q_norm, None, config.norm_eps)
+            k = normalise(k, weights.k_norm, None, config.norm_eps)
         q, k = rotate(q, self.rope_frequency), rotate(k, self.rope_frequency)
         q = q.reshape(row, position, config.n_kv_heads, config.queries_per_kv, config.d_head)
         return attend(q, k, v, _causal(position, window)).reshape(row, position, config.n_heads * config.d_head)
 
 
-def rms_norm(x: Float[Array, "... width"], weight: Float[Array, " width"], eps: float) -> Float[Array, "... width"]:
-    """x / sqrt(mean(x²) + eps) · weight; the mean in float32 or better, the product in the dtype of `x`."""
+_ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
+
+
+def normalise(
+    x: Float[Array, "... width"],
+    weight: Float[Array, " width"],
+    bias: Float[Array, " width"] | None,
+    eps: float,
+    centre: bool = False,
+) -> Float[Array, "... width"]:
+    """x / sqrt(mean(x²) + eps) · weight + bias, of x − mean(x) for layer norm (`centre`).
+
+    Means in float32 or better, the product in the dtype of `x`.
+    """
     normed = wide(x)
+    if centre:
+        normed -= jnp.mean(normed, axis=-1, keepdims=True)
     normed *= lax.rsqrt(jnp.mean(jnp.square(normed), axis=-1, keepdims=True) + eps)
-    return normed.astype(x.dtype) * jnp.broadcast_to(weight, x.shape)
+    return add(normed.astype(x.dtype) * jnp.broadcast_to(weight, x.shape), bias)
+
+
+def add(x: Float[Array, "..."], bias: Float[Array, "..."] | None) -> Float[Array, "..."]:
+    """x + bias over trailing axes, where there is a bias."""
+    return x if bias is None else x + jnp.broadcast_to(bias, x.shape)
 
 
 def attend(

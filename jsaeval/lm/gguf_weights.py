@@ -76,17 +76,19 @@ class GGUFFile:
             raise InputError(f"{self.path}: per-plane rope factors are not supported; use the Hugging Face folder")
         n_heads = int(need("attention.head_count"))
         d_model = int(need("embedding_length"))
+        d_head = int(self.metadata(f"{family}.attention.key_length", d_model // n_heads))
         return DecoderConfig(
             family=family,
             n_blocks=int(need("block_count")),
             d_model=d_model,
             n_heads=n_heads,
             n_kv_heads=int(self.metadata(f"{family}.attention.head_count_kv", n_heads)),
-            d_head=int(self.metadata(f"{family}.attention.key_length", d_model // n_heads)),
+            d_head=d_head,
             d_mlp=int(need("feed_forward_length")),
             vocab=int(self._tensors["token_embd.weight"].shape[1]) if "token_embd.weight" in self._tensors else 0,
             context=int(need("context_length")),
             norm_eps=float(need("attention.layer_norm_rms_epsilon")),
+            rotary_dims=int(self.metadata(f"{family}.rope.dimension_count", d_head)),
             rope_theta=float(self.metadata(f"{family}.rope.freq_base", 10_000.0)),
             tied_embedding="output.weight" not in self._tensors,
         )

@@ -12,23 +12,41 @@ from jsaeval.errors import InputError, nearest
 from jsaeval.lm.config import DecoderConfig, RopeScaling
 
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-
 # Attributes that change nothing about the function from tokens to logits.
 _BOOKKEEPING = """
-    architectures auto_map bos_token_id chunk_size_feed_forward dtype eos_token_id id2label
-    initializer_range is_decoder is_encoder_decoder is_llama_config label2id model_type name_or_path
-    _name_or_path output_attentions output_hidden_states pad_token_id pretraining_tp problem_type
-    return_dict rope_interleaved torch_dtype transformers.js_config transformers_version
-    unk_token_id use_cache attention_dropout keys_to_ignore_at_inference
+    architectures auto_map bos_token_id chunk_size_feed_forward dtype eos_token_id id2label initializer_range
+    is_decoder is_encoder_decoder is_llama_config label2id model_type name_or_path _name_or_path
+    output_attentions output_hidden_states pad_token_id pretraining_tp problem_type return_dict
+    rope_interleaved torch_dtype transformers.js_config transformers_version unk_token_id use_cache
+    attention_dropout keys_to_ignore_at_inference hidden_dropout classifier_dropout attn_pdrop embd_pdrop
+    resid_pdrop summary_activation summary_first_dropout summary_proj_to_labels summary_type
+    summary_use_proj task_specific_params gradient_checkpointing n_ctx
 """
-_READ = """
+# What each family's attributes are called, and those that must have the one value the decoder computes.
+_LLAMA_READ = """
     hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
     vocab_size max_position_embeddings rms_norm_eps rope_theta rope_scaling rope_parameters
-    tie_word_embeddings sliding_window use_sliding_window max_window_layers layer_types
+    tie_word_embeddings sliding_window use_sliding_window max_window_layers layer_types attention_bias mlp_bias
 """
-# Attributes that must have the one value the decoder computes.
-_FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+_LLAMA_FIXED = {"hidden_act": "silu"}
+_GPT2_READ = """
+    n_embd n_layer n_head n_inner n_positions vocab_size layer_norm_epsilon activation_function
+    tie_word_embeddings
+"""
+_GPT2_FIXED = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "reorder_and_upcast_attn": False,
+    "add_cross_attention": False,
+}
+_NEOX_READ = """
+    hidden_size intermediate_size num_hidden_layers num_attention_heads vocab_size
+    max_position_embeddings layer_norm_eps rotary_pct rotary_emb_base rope_theta rope_scaling
+    rope_parameters partial_rotary_factor use_parallel_residual hidden_act tie_word_embeddings
+"""
+_NEOX_FIXED = {"attention_bias": True}
+_ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh"}
+_ACTIVATIONS |= {"gelu_pytorch_tanh": "gelu_tanh"}
 
 
 def read_hf_config(folder: Path) -> tuple[DecoderConfig, dict[str, Any]]:
@@ -57,36 +75,99 @@ def decoder_config(raw: dict[str, Any], where: str) -> DecoderConfig:
     family = raw.get("model_type")
     if family not in FAMILIES:
         raise InputError(f"{where}: model_type {family!r} is not supported{nearest(str(family), FAMILIES)}")
-    unknown = sorted(set(raw) - set(_BOOKKEEPING.split()) - set(_READ.split()) - set(_FIXED))
+    parse, read, fixed = FAMILIES[family]
+    unknown = sorted(set(raw) - set(_BOOKKEEPING.split()) - set(read.split()) - set(fixed))
     if unknown:
         raise InputError(f"{where}: unknown attribute(s) {', '.join(unknown)}; remove them if they change nothing")
-    for key, value in _FIXED.items():
+    for key, value in fixed.items():
         if key in raw and raw[key] != value:
             raise InputError(f"{where}: {key} = {raw[key]!r} is not supported (only {value!r} is)")
     try:
-        n_heads, d_model = int(raw["num_attention_heads"]), int(raw["hidden_size"])
-        config = DecoderConfig(
-            family=family,
-            n_blocks=int(raw["num_hidden_layers"]),
-            d_model=d_model,
-            n_heads=n_heads,
-            n_kv_heads=int(raw.get("num_key_value_heads") or n_heads),
-            d_head=int(raw.get("head_dim") or d_model // n_heads),
-            d_mlp=int(raw["intermediate_size"]),
-            vocab=int(raw["vocab_size"]),
-            context=int(raw["max_position_embeddings"]),
-            norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            tied_embedding=bool(raw.get("tie_word_embeddings", False)),
-            windows=_windows(raw, family),
-            **_rope(raw, where),
-        )
+        config = parse(raw, family, where)
     except KeyError as error:
         raise InputError(f"{where}: attribute {error.args[0]!r} is missing") from None
     except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{where}: an attribute has the wrong type ({error})") from None
     if config.n_heads % config.n_kv_heads:
         raise InputError(f"{where}: {config.n_heads} heads do not divide among {config.n_kv_heads} key-value heads")
     return config
+
+
+def _llama(raw: dict[str, Any], family: str, where: str) -> DecoderConfig:
+    n_heads, d_model = int(raw["num_attention_heads"]), int(raw["hidden_size"])
+    d_head = int(raw.get("head_dim") or d_model // n_heads)
+    rope, partial = _rope(raw, where)
+    if partial != 1.0:
+        raise InputError(f"{where}: partial_rotary_factor = {partial} is not supported for {family}")
+    return DecoderConfig(
+        family=family,
+        n_blocks=int(raw["num_hidden_layers"]),
+        d_model=d_model,
+        n_heads=n_heads,
+        n_kv_heads=int(raw.get("num_key_value_heads") or n_heads),
+        d_head=d_head,
+        d_mlp=int(raw["intermediate_size"]),
+        vocab=int(raw["vocab_size"]),
+        context=int(raw["max_position_embeddings"]),
+        norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        rotary_dims=d_head,
+        tied_embedding=bool(raw.get("tie_word_embeddings", False)),
+        windows=_windows(raw, family),
+        **rope,
+    )
+
+
+def _gpt2(raw: dict[str, Any], family: str, where: str) -> DecoderConfig:
+    n_heads, d_model = int(raw["n_head"]), int(raw["n_embd"])
+    return DecoderConfig(
+        family=family,
+        n_blocks=int(raw["n_layer"]),
+        d_model=d_model,
+        n_heads=n_heads,
+        n_kv_heads=n_heads,
+        d_head=d_model // n_heads,
+        d_mlp=int(raw.get("n_inner") or 4 * d_model),
+        vocab=int(raw["vocab_size"]),
+        context=int(raw["n_positions"]),
+        norm_eps=float(raw.get("layer_norm_epsilon", 1e-5)),
+        norm="layer",
+        activation=_activation(raw.get("activation_function", "gelu_new"), where),
+        gated=False,
+        tied_embedding=bool(raw.get("tie_word_embeddings", True)),
+    )
+
+
+def _gpt_neox(raw: dict[str, Any], family: str, where: str) -> DecoderConfig:
+    n_heads, d_model = int(raw["num_attention_heads"]), int(raw["hidden_size"])
+    d_head = d_model // n_heads
+    rope, partial = _rope(raw, where, default_partial=0.25)
+    return DecoderConfig(
+        family=family,
+        n_blocks=int(raw["num_hidden_layers"]),
+        d_model=d_model,
+        n_heads=n_heads,
+        n_kv_heads=n_heads,
+        d_head=d_head,
+        d_mlp=int(raw["intermediate_size"]),
+        vocab=int(raw["vocab_size"]),
+        context=int(raw["max_position_embeddings"]),
+        norm_eps=float(raw.get("layer_norm_eps", 1e-5)),
+        norm="layer",
+        rotary_dims=int(d_head * partial),
+        activation=_activation(raw.get("hidden_act", "gelu"), where),
+        gated=False,
+        parallel=bool(raw.get("use_parallel_residual", True)),
+        tied_embedding=bool(raw.get("tie_word_embeddings", False)),
+        **rope,
+    )
+
+
+def _activation(name: str, where: str) -> Any:
+    if name not in _ACTIVATIONS:
+        raise InputError(f"{where}: activation {name!r} is not supported{nearest(name, _ACTIVATIONS)}")
+    return _ACTIVATIONS[name]
 
 
 def _windows(raw: dict[str, Any], family: str) -> tuple[int, ...] | None:
@@ -103,14 +184,16 @@ def _windows(raw: dict[str, Any], family: str) -> tuple[int, ...] | None:
     return tuple(int(window) if is_limited else 0 for is_limited in limited) if any(limited) else None
 
 
-def _rope(raw: dict[str, Any], where: str) -> dict[str, Any]:
-    """`rope_theta` and `rope_scaling` of the config, from either spelling."""
+def _rope(raw: dict[str, Any], where: str, default_partial: float = 1.0) -> tuple[dict[str, Any], float]:
+    """`rope_theta` and `rope_scaling` of the config, and the share of each head that turns; from either spelling."""
     rope = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
-    theta = float(rope.pop("rope_theta", None) or raw.get("rope_theta", 10_000.0))
+    old_theta = raw.get("rope_theta", raw.get("rotary_emb_base", 10_000.0))
+    old_partial = raw.get("partial_rotary_factor", raw.get("rotary_pct", default_partial))
+    theta, partial = float(rope.pop("rope_theta", old_theta)), float(rope.pop("partial_rotary_factor", old_partial))
     kind = rope.pop("rope_type", rope.pop("type", "default"))
     rope.pop("type", None)
     if kind == "default" and not rope:
-        return {"rope_theta": theta}
+        return {"rope_theta": theta}, partial
     if kind != "llama3":
         raise InputError(f"{where}: rope type {kind!r} with {sorted(rope)} is not supported (default, llama3)")
     scaling = RopeScaling(
@@ -121,4 +204,14 @@ def _rope(raw: dict[str, Any], where: str) -> dict[str, Any]:
     )
     if rope:
         raise InputError(f"{where}: unknown rope attribute(s) {', '.join(sorted(rope))}")
-    return {"rope_theta": theta, "rope_scaling": scaling}
+    return {"rope_theta": theta, "rope_scaling": scaling}, partial
+
+
+FAMILIES = {
+    "llama": (_llama, _LLAMA_READ, _LLAMA_FIXED),
+    "mistral": (_llama, _LLAMA_READ, _LLAMA_FIXED),
+    "qwen2": (_llama, _LLAMA_READ, _LLAMA_FIXED),
+    "qwen3": (_llama, _LLAMA_READ, _LLAMA_FIXED),
+    "gpt2": (_gpt2, _GPT2_READ, _GPT2_FIXED),
+    "gpt_neox": (_gpt_neox, _NEOX_READ, _NEOX_FIXED),
+}

@@ -19,6 +19,7 @@ from jsaeval.lm.config import DecoderConfig
 from jsaeval.lm.decoder import Decoder
 from jsaeval.lm.gguf_weights import GGUFFile
 from jsaeval.lm.hf_config import read_hf_config
+from jsaeval.lm.hf_names import canonical
 from jsaeval.lm.hf_weights import open_folder
 from jsaeval.lm.protocol import HostLM
 from jsaeval.lm.tokenizer import TextTokenizer
@@ -36,7 +37,7 @@ NAMED = {
 
 _Read = tuple[DecoderConfig, dict[str, np.ndarray], tuple[int | None, int | None, int | None], str]
 
-_LAYOUT = "1"  # of the cached arrays; raise it when `jsaeval.lm.weights` changes their order
+_LAYOUT = "2"  # of the cached arrays; raise it when `jsaeval.lm.weights` changes their order
 
 
 def load_lm(name: str | Path, dtype: DTypeLike = jnp.float32) -> Decoder:
@@ -90,7 +91,7 @@ def _gguf_tokenizer(path: Path, sha256: str) -> TextTokenizer:
 def _read_folder(path: Path) -> _Read:
     config, raw = read_hf_config(path)
     tensors, sha256 = open_folder(path)
-    arrays = stack(config, tensors)
+    arrays = stack(config, canonical(tensors, config))
     if (path / "tokenizer.json").is_file():
         tokenizer = _folder_tokenizer(path)
         return config, arrays, (tokenizer.bos, tokenizer.eos, tokenizer.pad), sha256

@@ -21,7 +21,7 @@ from jsaeval.numerics import wide_dtype
 
 
 # Stored by some writers although they follow from the configuration, or repeat the tied embedding.
-_REDUNDANT = re.compile(r"rotary_emb\.inv_freq$|^lm_head\.weight$")
+_REDUNDANT = re.compile(r"rotary_emb\.inv_freq$|^lm_head\.weight$|\.(attn|attention)\.(masked_)?bias$")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def stack(config: DecoderConfig, tensors: Tensors) -> dict[str, np.ndarray]:
         tensors: where they come from.
 
     Returns:
-        Arrays by field name: `embedding`, `final_norm`, `lm_head` (unless tied) and `blocks.*`, see `Decoder`.
+        Arrays by field name, see `Decoder`; those of `Decoder.blocks` as `blocks.*`.
 
     Raises:
         InputError: a tensor is missing, has the wrong shape, or is one that the decoder would not use.
@@ -61,30 +61,44 @@ def stack(config: DecoderConfig, tensors: Tensors) -> dict[str, np.ndarray]:
 
     c = config
     head_rows = {"q": c.n_heads * c.d_head, "k": c.n_kv_heads * c.d_head, "v": c.n_kv_heads * c.d_head}
+    branches = ("gate", "up") if c.gated else ("up",)
+
+    def optional(out: dict[str, np.ndarray], field: str, name: str, *shape: int) -> None:
+        if name in tensors.names:
+            out[field] = need(name, *shape)
 
     def block(i: int) -> dict[str, np.ndarray]:
-        attn, mlp = f"model.layers.{i}.self_attn", f"model.layers.{i}.mlp"
+        layer = f"model.layers.{i}"
+        attn, mlp = f"{layer}.self_attn", f"{layer}.mlp"
+        projections = [need(f"{attn}.{part}_proj.weight", n, c.d_model) for part, n in head_rows.items()]
+        ups = [need(f"{mlp}.{name}_proj.weight", c.d_mlp, c.d_model).T for name in branches]
         out = {
-            "attn_norm": need(f"model.layers.{i}.input_layernorm.weight", c.d_model),
-            "mlp_norm": need(f"model.layers.{i}.post_attention_layernorm.weight", c.d_model),
-            "qkv": _by_kv_head(
-                c, *(need(f"{attn}.{p}_proj.weight", rows, c.d_model) for p, rows in head_rows.items())
-            ).transpose(3, 0, 1, 2),
-            "out": need(f"{attn}.o_proj.weight", c.d_model, c.n_heads * c.d_head).T,
-            "gate_up": np.stack([need(f"{mlp}.{p}_proj.weight", c.d_mlp, c.d_model).T for p in ("gate", "up")], axis=1),
+            "attn_norm": need(f"{layer}.input_layernorm.weight", c.d_model),
+            "mlp_norm": need(f"{layer}.post_attention_layernorm.weight", c.d_model),
+            "qkv": _by_kv_head(c, *projections).transpose(3, 0, 1, 2),
+            "out": need(f"{attn}.o_proj.weight", c.d_model, head_rows["q"]).T,
+            "up": np.stack(ups, axis=1),
             "down": need(f"{mlp}.down_proj.weight", c.d_model, c.d_mlp).T,
         }
         if f"{attn}.q_proj.bias" in tensors.names:
-            out["qkv_bias"] = _by_kv_head(c, *(need(f"{attn}.{p}_proj.bias", n) for p, n in head_rows.items()))
-        if f"{attn}.q_norm.weight" in tensors.names:
-            out["q_norm"] = need(f"{attn}.q_norm.weight", c.d_head)
-            out["k_norm"] = need(f"{attn}.k_norm.weight", c.d_head)
+            out["qkv_bias"] = _by_kv_head(c, *(need(f"{attn}.{part}_proj.bias", n) for part, n in head_rows.items()))
+        if f"{mlp}.up_proj.bias" in tensors.names:
+            out["up_bias"] = np.stack([need(f"{mlp}.{name}_proj.bias", c.d_mlp) for name in branches])
+        optional(out, "q_norm", f"{attn}.q_norm.weight", c.d_head)
+        optional(out, "k_norm", f"{attn}.k_norm.weight", c.d_head)
+        optional(out, "attn_norm_bias", f"{layer}.input_layernorm.bias", c.d_model)
+        optional(out, "mlp_norm_bias", f"{layer}.post_attention_layernorm.bias", c.d_model)
+        optional(out, "out_bias", f"{attn}.o_proj.bias", c.d_model)
+        optional(out, "down_bias", f"{mlp}.down_proj.bias", c.d_model)
         return out
 
     arrays = {
         "embedding": need("model.embed_tokens.weight", c.vocab, c.d_model),
         "final_norm": need("model.norm.weight", c.d_model),
     }
+    optional(arrays, "final_norm_bias", "model.norm.bias", c.d_model)
+    if not c.rotary_dims:
+        arrays["positions"] = need("model.embed_positions.weight", c.context, c.d_model)
     if not c.tied_embedding:
         arrays["lm_head"] = need("lm_head.weight", c.vocab, c.d_model)
     for i in range(c.n_blocks):
@@ -118,12 +132,11 @@ def build(config: DecoderConfig, arrays: dict[str, np.ndarray], card: LMCard, dt
     bad = [name for name, is_finite in finite.items() if not is_finite]
     if bad:
         raise InputError(f"{card.source}: NaN or Inf in the weights ({', '.join(bad)})")
-    frequency = inverse_frequencies(config.d_head, config.rope_theta, config.rope_scaling)
+    frequency = inverse_frequencies(config.rotary_dims, config.rope_theta, config.rope_scaling)
+    blocks = {name.removeprefix("blocks."): device.pop(name) for name in list(device) if name.startswith("blocks.")}
     return Decoder(
-        embedding=device["embedding"],
-        blocks=Blocks(**{k.removeprefix("blocks."): v for k, v in device.items() if k.startswith("blocks.")}),
-        final_norm=device["final_norm"],
-        lm_head=device.get("lm_head"),
+        **device,
+        blocks=Blocks(**blocks),
         rope_frequency=jnp.asarray(frequency, wide_dtype(dtype)),
         config=config,
         card=card,

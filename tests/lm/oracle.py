@@ -1,9 +1,11 @@
 """A decoder in float64 numpy, written from the formulas, with loops over heads and queries. Shapes: one row."""
 
+import math
+
 import numpy as np
 
 
-def run(config, tensors, tokens, biases=False, splice=None):
+def run(config, tensors, tokens, splice=None):
     """Activations at every hook by name, and the logits. `splice(name, x)` may replace an activation."""
     t = {name: np.asarray(value, np.float64) for name, value in tensors.items()}
     splice = splice or (lambda name, x: x)
@@ -13,36 +15,55 @@ def run(config, tensors, tokens, biases=False, splice=None):
         seen[name] = x = splice(name, x)
         return x
 
+    def linear(name, x):
+        return x @ t[f"{name}.weight"].T + t.get(f"{name}.bias", 0)
+
+    def norm(name, x):
+        if config.norm == "layer":
+            x = x - x.mean(-1, keepdims=True)
+        return rms(x, t[f"{name}.weight"], config.norm_eps) + t.get(f"{name}.bias", 0)
+
     x = t["model.embed_tokens.weight"][tokens]
+    if "model.embed_positions.weight" in t:
+        x = x + t["model.embed_positions.weight"][: len(x)]
     for i in range(config.n_blocks):
         p = f"model.layers.{i}"
-        x = hook(f"blocks.{i}.hook_resid_pre", x)
-        z = attention(config, t, p, norm(x, t[f"{p}.input_layernorm.weight"], config.norm_eps), i)
+        x = before = hook(f"blocks.{i}.hook_resid_pre", x)
+        z = attention(config, t, p, norm(f"{p}.input_layernorm", x), i, linear)
         z = hook(f"blocks.{i}.attn.hook_z", z)
-        x = x + hook(f"blocks.{i}.hook_attn_out", z @ t[f"{p}.self_attn.o_proj.weight"].T)
-        x = hook(f"blocks.{i}.hook_resid_mid", x)
-        h = norm(x, t[f"{p}.post_attention_layernorm.weight"], config.norm_eps)
-        gate, up = h @ t[f"{p}.mlp.gate_proj.weight"].T, h @ t[f"{p}.mlp.up_proj.weight"].T
-        x = x + hook(f"blocks.{i}.hook_mlp_out", (gate / (1 + np.exp(-gate)) * up) @ t[f"{p}.mlp.down_proj.weight"].T)
+        x = x + hook(f"blocks.{i}.hook_attn_out", linear(f"{p}.self_attn.o_proj", z))
+        if not config.parallel:
+            x = before = hook(f"blocks.{i}.hook_resid_mid", x)
+        h = norm(f"{p}.post_attention_layernorm", before)
+        if config.gated:
+            h = activation(config, linear(f"{p}.mlp.gate_proj", h)) * linear(f"{p}.mlp.up_proj", h)
+        else:
+            h = activation(config, linear(f"{p}.mlp.up_proj", h))
+        x = x + hook(f"blocks.{i}.hook_mlp_out", linear(f"{p}.mlp.down_proj", h))
         x = hook(f"blocks.{i}.hook_resid_post", x)
-    final = norm(x, t["model.norm.weight"], config.norm_eps)
+    final = norm("model.norm", x)
     return seen, final @ t.get("lm_head.weight", t["model.embed_tokens.weight"]).T
 
 
-def norm(x, weight, eps):
+def activation(config, x):
+    if config.activation == "silu":
+        return x / (1 + np.exp(-x))
+    if config.activation == "gelu":
+        return x * np.vectorize(math.erfc)(-x / np.sqrt(2)) / 2
+    return x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2
+
+
+def rms(x, weight, eps):
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
 
 
-def attention(config, t, p, x, block):
+def attention(config, t, p, x, block, linear):
     n, d = len(x), config.d_head
 
     def project(name, heads):
-        out = x @ t[f"{p}.self_attn.{name}_proj.weight"].T
-        if f"{p}.self_attn.{name}_proj.bias" in t:
-            out = out + t[f"{p}.self_attn.{name}_proj.bias"]
-        out = out.reshape(n, heads, d)
+        out = linear(f"{p}.self_attn.{name}_proj", x).reshape(n, heads, d)
         if f"{p}.self_attn.{name}_norm.weight" in t:
-            out = norm(out, t[f"{p}.self_attn.{name}_norm.weight"], config.norm_eps)
+            out = rms(out, t[f"{p}.self_attn.{name}_norm.weight"], config.norm_eps)
         return out if name == "v" else np.stack([rotate(config, out[i], i) for i in range(n)])
 
     q, k, v = project("q", config.n_heads), project("k", config.n_kv_heads), project("v", config.n_kv_heads)
@@ -59,8 +80,8 @@ def attention(config, t, p, x, block):
 
 
 def rotate(config, x, position):
-    half = config.d_head // 2
-    out = np.empty_like(x)
+    half = config.rotary_dims // 2
+    out = x.copy()
     for j in range(half):
         angle = position * frequency(config, j)
         a, b = x[:, j], x[:, j + half]
@@ -69,7 +90,7 @@ def rotate(config, x, position):
 
 
 def frequency(config, j):
-    base = config.rope_theta ** (-2 * j / config.d_head)
+    base = config.rope_theta ** (-2 * j / config.rotary_dims)
     s = config.rope_scaling
     if s is None:
         return base

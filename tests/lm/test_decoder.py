@@ -14,6 +14,7 @@ from tests.tiny import CONFIG, make_lm, random_tensors
 
 
 SCALING = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=16)
+GPT = dataclasses.replace(CONFIG, n_kv_heads=4, norm="layer", activation="gelu", gated=False)
 CASES = {
     "grouped heads": (CONFIG, {}),
     "one head each": (dataclasses.replace(CONFIG, n_kv_heads=4), {}),
@@ -22,7 +23,11 @@ CASES = {
     "normed queries and keys": (CONFIG, {"qk_norm": True}),
     "tied": (dataclasses.replace(CONFIG, tied_embedding=True), {}),
     "windows": (dataclasses.replace(CONFIG, windows=(0, 3, 7)), {}),
-    "scaled rotary": (dataclasses.replace(CONFIG, rope_scaling=SCALING, d_head=12), {}),
+    "gpt2": (dataclasses.replace(GPT, activation="gelu_tanh", rotary_dims=0, tied_embedding=True), {"biases": True}),
+    "gpt_neox": (dataclasses.replace(GPT, parallel=True, rotary_dims=2), {"biases": True}),
+    "gpt_neox in sequence": (dataclasses.replace(GPT, rotary_dims=4), {"biases": True}),
+    "biases everywhere": (CONFIG, {"biases": True}),
+    "scaled rotary": (dataclasses.replace(CONFIG, rope_scaling=SCALING, d_head=12, rotary_dims=12), {}),
 }
 
 

@@ -12,7 +12,9 @@ from jsaeval.lm.load import load_lm, load_tokenizer
 from tests.tiny import CONFIG, make_lm, random_tensors
 
 
-CONFIG = dataclasses.replace(CONFIG, d_model=32, d_mlp=64, d_head=8, vocab=300, norm_eps=float(np.float32(1e-5)))
+CONFIG = dataclasses.replace(
+    CONFIG, d_model=32, d_mlp=64, d_head=8, rotary_dims=8, vocab=300, norm_eps=float(np.float32(1e-5))
+)
 TYPES = gguf.GGMLQuantizationType
 BYTES = [chr(b) for b in range(33, 127)]
 TOKENS = ["<pad>", "<s>", "</s>", *BYTES, "Ġ", "Ċ", "Ġt", "he", "Ġthe"]

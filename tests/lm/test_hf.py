@@ -76,7 +76,7 @@ def test_the_tokenizer_of_a_folder(tmp_path):
     [
         ({"logit_scale": 2.0}, "unknown attribute.s. logit_scale"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
-        ({"attention_bias": True}, "attention_bias = True"),
+        ({"partial_rotary_factor": 0.5}, "unknown attribute.s. partial_rotary_factor"),
         ({"model_type": "lama"}, "did you mean 'llama'"),
         ({"num_key_value_heads": 3}, "do not divide"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn'"),
@@ -134,7 +134,7 @@ def set_nan(x):
         (change_tensor("model.norm.weight", set_nan), "NaN or Inf in the weights .final_norm"),
         (change_tensor("model.norm.weight", lambda x: x[:5]), r"shape \(5,\), the configuration says \(16,\)"),
         ({k: v for k, v in random_tensors().items() if "1.mlp.up" not in k}, "1.mlp.up_proj.weight' is missing"),
-        (random_tensors() | {"model.layers.0.self_attn.o_proj.bias": np.zeros(16, np.float32)}, "has no place"),
+        (random_tensors() | {"model.layers.0.self_attn.sinks": np.zeros(16, np.float32)}, "has no place"),
     ],
     ids=["nan", "shape", "missing", "unused"],
 )

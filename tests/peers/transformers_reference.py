@@ -30,6 +30,7 @@ LLAMA3 = dict(
     high_freq_factor=4.0,
     original_max_position_embeddings=16,
 )
+NEOX = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
 FAMILIES = {
     "llama": transformers.LlamaConfig(**SIZES),
     "llama_mha_tied": transformers.LlamaConfig(**SIZES | dict(num_key_value_heads=4, tie_word_embeddings=True)),
@@ -38,6 +39,14 @@ FAMILIES = {
     "mistral_window": transformers.MistralConfig(**SIZES, sliding_window=5),
     "qwen2": transformers.Qwen2Config(**SIZES),
     "qwen2_window": transformers.Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    "llama_biases": transformers.LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
+    "gpt2": transformers.GPT2Config(
+        vocab_size=53, n_embd=32, n_layer=3, n_head=4, n_positions=64, attn_implementation="eager"
+    ),
+    "pythia": transformers.GPTNeoXConfig(**NEOX),
+    "gpt_neox_sequential": transformers.GPTNeoXConfig(
+        **NEOX | dict(use_parallel_residual=False, hidden_act="gelu_new")
+    ),
     "qwen3": transformers.Qwen3Config(**SIZES, head_dim=16),
 }
 
@@ -60,13 +69,17 @@ def families(out: Path) -> None:
         def keep_input(key, seen=seen):
             return lambda module, inputs: seen.__setitem__(key, inputs[0])
 
-        for i, layer in enumerate(model.model.layers):
+        stack = model.base_model
+        for i, layer in enumerate(stack.layers if hasattr(stack, "layers") else stack.h):
+            attention = next(getattr(layer, n) for n in ("self_attn", "attn", "attention") if hasattr(layer, n))
+            projection = next(getattr(attention, n) for n in ("o_proj", "c_proj", "dense") if hasattr(attention, n))
+            second = getattr(layer, "ln_2", None) or layer.post_attention_layernorm
             layer.register_forward_pre_hook(keep_input(f"blocks.{i}.hook_resid_pre"))
             layer.register_forward_hook(keep(f"blocks.{i}.hook_resid_post"))
             layer.mlp.register_forward_hook(keep(f"blocks.{i}.hook_mlp_out"))
-            layer.self_attn.register_forward_hook(keep(f"blocks.{i}.hook_attn_out"))
-            layer.self_attn.o_proj.register_forward_pre_hook(keep_input(f"blocks.{i}.attn.hook_z"))
-            layer.post_attention_layernorm.register_forward_pre_hook(keep_input(f"blocks.{i}.hook_resid_mid"))
+            attention.register_forward_hook(keep(f"blocks.{i}.hook_attn_out"))
+            projection.register_forward_pre_hook(keep_input(f"blocks.{i}.attn.hook_z"))
+            second.register_forward_pre_hook(keep_input(f"blocks.{i}.hook_resid_mid"))
         with torch.no_grad():
             logits = model(tokens).logits
         arrays = {key: value.numpy() for key, value in seen.items()}
