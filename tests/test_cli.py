@@ -182,7 +182,7 @@ def test_nan_in_an_sae(here, capsys):
 def test_show(here, capsys):
     assert main(["show", "topk"]) == 0
     printed = capsys.readouterr().out
-    assert "topk, k = 5" in printed and "blocks.1.hook_resid_post" in printed and "16 → 40 latents → 16" in printed
+    assert "topk-5" in printed and "blocks.1.hook_resid_post" in printed and "16 → 40 latents → 16" in printed
     assert main(["show", "lm"]) == 0
     assert "llama" in capsys.readouterr().out
     assert main(["show", "smollm2"]) == 2

@@ -82,7 +82,8 @@ def tiny_lm(dtype=jnp.float32):
     return make_lm(CONFIG, random_tensors(), dtype)
 
 
-def tiny_sae(activation: str = "relu", d_in: int = 16, d_sae: int = 40, hook: str = HOOK, seed: int = 1, k: int = 5):
+def tiny_sae(activation="relu", d_in=16, d_sae=40, hook=HOOK, seed=1, k=5, input_norm="none"):
+    """A random SAE; about a third of its latents fire."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -95,7 +96,10 @@ def tiny_sae(activation: str = "relu", d_in: int = 16, d_sae: int = 40, hook: st
         W_dec=normal(d_sae, d_in),
         b_dec=b_dec,
         b_pre=b_dec,
-        threshold=jnp.abs(normal(d_sae)) if activation == "jumprelu" else None,
+        threshold=jnp.abs(normal(d_sae)) if activation in ("jumprelu", "batch_topk") else None,
+        b_gate=normal(d_sae) - 0.3 if activation == "gated" else None,
+        r_mag=normal(d_sae) if activation == "gated" else None,
+        input_norm=input_norm,
         activation=activation,
         k=k if activation == "topk" else None,
         card=SAECard(f"tiny-{activation}", hook, "tiny"),

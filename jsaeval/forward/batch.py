@@ -170,7 +170,7 @@ def _statistics(lm, saes, hook, mean, zero, tokens, masks, residual, groups) -> 
         if "latents" in groups:
             counts.append(count_latents(z, masks.metric))
         if groups & {"reconstruction", "loss", "curve"}:
-            reconstructions.append(sae.decode(z))
+            reconstructions.append(sae.decode(z, x))
         if "reconstruction" in groups:
             column |= reconstruction_sums(x, reconstructions[-1], mean, masks.metric)
 

@@ -50,7 +50,7 @@ def norms(
     def run(sae, x):
         with jax.default_matmul_precision(precision):
             z = sae.encode(x)
-            reconstruction, x = wide(sae.decode(z)), wide(x)
+            reconstruction, x = wide(sae.decode(z, x)), wide(x)
             return Norms(*code_norms(sae, z), square(x), square(reconstruction), square(x - reconstruction))
 
     return map_rows(run, mesh)(sae, x)

@@ -115,11 +115,11 @@ def _enter(lm, sae, tokens, hook, masks):
 
 
 def _streams(sae: SAE, x, masks: Masks):
-    return jnp.stack([x, splice(x, sae.decode(sae.encode(x)).astype(x.dtype), masks.splice)])
+    return jnp.stack([x, splice(x, sae.decode(sae.encode(x), x).astype(x.dtype), masks.splice)])
 
 
 def _squared_error(sae: SAE, x: Float[Array, "*batch d_in"]) -> Float[Array, "*batch"]:
-    return square(wide(x) - wide(sae.decode(sae.encode(x))))
+    return square(wide(x) - wide(sae.decode(sae.encode(x), x)))
 
 
 def _mean(values: Float[Array, "row position"], mask: Bool[Array, "row position"]) -> Scalar:

@@ -61,11 +61,12 @@ def describe_sae(sae: SAE) -> str:
     norms = jnp.linalg.norm(sae.W_dec, axis=1)
     lines = {
         "sparse autoencoder": card.name,
-        "activation": sae.activation if sae.k is None else f"{sae.activation}, k = {sae.k}",
+        "architecture": sae.architecture,
         "width": f"{sae.d_in} → {sae.d_sae} latents → {sae.d_out}",
         "hook": card.hook or "not stored",
         "LM": card.lm or "not stored",
         "input bias": pre,
+        "input normalisation": sae.input_norm,
         "decoder norms": f"{float(norms.min()):.4g} to {float(norms.max()):.4g}",
         "format": card.format,
         "source": card.source,

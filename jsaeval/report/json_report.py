@@ -52,7 +52,7 @@ def _sae(result: SAEResult) -> dict[str, Any]:
     out = {
         "name": result.name,
         "hook": result.hook.name,
-        "architecture": sae.activation if sae.k is None else f"{sae.activation}-{sae.k}",
+        "architecture": sae.architecture,
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
         "source": {"format": card.format, "path": card.source, "sha256": card.sha256},

@@ -30,3 +30,18 @@ def jumprelu(pre: Float[Array, "*batch latent"], threshold: Float[Array, " laten
     """relu(pre) where pre > threshold (strict), else 0 (Rajamanoharan et al. 2024, arXiv 2407.14435)."""
     open_ = pre > jnp.broadcast_to(threshold, pre.shape)
     return jnp.where(open_, jax.nn.relu(pre), jnp.zeros((), pre.dtype))
+
+
+def gated(
+    pre: Float[Array, "*batch latent"],
+    b_gate: Float[Array, " latent"],
+    r_mag: Float[Array, " latent"],
+    b_mag: Float[Array, " latent"],
+) -> Float[Array, "*batch latent"]:
+    """relu(pre · exp(r_mag) + b_mag) where pre + b_gate > 0, else 0; `pre` has no bias yet.
+
+    Rajamanoharan et al. 2024 (arXiv 2404.16014): the magnitude encoder is the gate's, scaled per latent.
+    """
+    b_gate, r_mag, b_mag = (jnp.broadcast_to(v, pre.shape) for v in (b_gate, r_mag, b_mag))
+    magnitude = jax.nn.relu(pre * jnp.exp(r_mag) + b_mag)
+    return jnp.where(pre + b_gate > 0, magnitude, jnp.zeros((), pre.dtype))

@@ -1,11 +1,12 @@
 """The sparse autoencoder in one canonical form.
 
-    u = x − b_pre        z = act(u W_enc + b_enc)        x̂ = z W_dec + b_dec
+    u = N(x) − b_pre        z = act(u W_enc + b_enc)        x̂ = N⁻¹(z W_dec + b_dec)
 
 Every on-disk format is brought into this form by its reader, so nothing after this file knows formats. `b_pre` is b_dec
-for SAEs that centre their input with the decoder bias, another vector, or None.
+for SAEs that centre their input with the decoder bias, another vector, or None. N is in `jsaeval.sae.normalise`.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,9 +16,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
 from jsaeval.sae import activations
+from jsaeval.sae.normalise import InputNorm, normalise, restore
 
 
-Activation = Literal["relu", "topk", "jumprelu"]
+Activation = Literal["relu", "topk", "jumprelu", "batch_topk", "gated"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,11 @@ class SAECard:
 
 
 class SAE(eqx.Module):
-    """A sparse autoencoder; a pytree of its weights."""
+    """A sparse autoencoder; a pytree of its weights.
+
+    `threshold` belongs to jumprelu and to batch_topk, which at inference is a threshold, too; `k` to topk;
+    `b_gate` and `r_mag` to gated, whose `b_enc` is the bias of the magnitudes.
+    """
 
     W_enc: Float[Array, "d_in latent"]
     b_enc: Float[Array, " latent"]
@@ -45,15 +51,18 @@ class SAE(eqx.Module):
     b_dec: Float[Array, " d_out"]
     b_pre: Float[Array, " d_in"] | None = None
     threshold: Float[Array, " latent"] | None = None
+    b_gate: Float[Array, " latent"] | None = None
+    r_mag: Float[Array, " latent"] | None = None
     activation: Activation = eqx.field(static=True, default="relu")
     k: int | None = eqx.field(static=True, default=None)
+    input_norm: InputNorm = eqx.field(static=True, default="none")
     card: SAECard = eqx.field(static=True, default=SAECard())
 
     def __check_init__(self):
-        if (self.activation == "topk") != (self.k is not None):
-            raise ValueError("k belongs to topk, and topk needs k")
-        if (self.activation == "jumprelu") != (self.threshold is not None):
-            raise ValueError("threshold belongs to jumprelu, and jumprelu needs threshold")
+        owners = {"k": ("topk",), "threshold": ("jumprelu", "batch_topk"), "b_gate": ("gated",), "r_mag": ("gated",)}
+        for name, kinds in owners.items():
+            if (self.activation in kinds) != (getattr(self, name) is not None):
+                raise ValueError(f"{name} belongs to {' and '.join(kinds)}, which need it; this is {self.activation}")
         if self.k is not None and not 1 <= self.k <= self.d_sae:
             raise ValueError(f"k = {self.k} is not in 1..{self.d_sae}")
 
@@ -69,10 +78,18 @@ class SAE(eqx.Module):
     def d_out(self) -> int:
         return self.W_dec.shape[1]
 
+    @property
+    def architecture(self) -> str:
+        return self.activation if self.k is None else f"{self.activation}-{self.k}"
+
     def encode(self, x: Float[Array, "*batch d_in"]) -> Float[Array, "*batch latent"]:
         """The latents z of activations x."""
-        centred = x if self.b_pre is None else x - jnp.broadcast_to(self.b_pre, x.shape)
-        pre = centred @ self.W_enc
+        u = normalise(x, self.input_norm)
+        if self.b_pre is not None:
+            u -= jnp.broadcast_to(self.b_pre, u.shape)
+        pre = u @ self.W_enc
+        if self.b_gate is not None and self.r_mag is not None:
+            return activations.gated(pre, self.b_gate, self.r_mag, self.b_enc)
         pre += jnp.broadcast_to(self.b_enc, pre.shape)
         if self.k is not None:
             return activations.topk(pre, self.k)
@@ -80,11 +97,48 @@ class SAE(eqx.Module):
             return activations.jumprelu(pre, self.threshold)
         return activations.relu(pre)
 
-    def decode(self, z: Float[Array, "*batch latent"]) -> Float[Array, "*batch d_out"]:
-        """The reconstruction x̂ of latents z."""
-        out = z @ self.W_dec
-        return out + jnp.broadcast_to(self.b_dec, out.shape)
+    def decode(self, z: Float[Array, "*batch latent"], x: Array | None = None) -> Float[Array, "*batch d_out"]:
+        """The reconstruction x̂ of latents z. SAEs that normalise each activation need x to undo it."""
+        y = z @ self.W_dec
+        return restore(y + jnp.broadcast_to(self.b_dec, y.shape), x, self.input_norm)
 
     def astype(self, dtype: DTypeLike) -> "SAE":
         """The same SAE with its weights in another dtype."""
         return jax.tree.map(lambda w: w.astype(dtype), self)
+
+    def with_scale(self, mean_norm: Float[Array, ""] | float) -> "SAE":
+        """An `expected_average` SAE with its scale folded into the weights; any other SAE unchanged.
+
+        x · s with s = sqrt(d_in) / E‖x‖ goes into the encoder, and out of decoder and biases, so that the SAE reads x
+        as it is and its latents keep their values.
+
+        Args:
+            mean_norm: E‖x‖ over the tokens the SAE is for.
+        """
+        if self.input_norm != "expected_average":
+            return self
+        scale = self.d_in**0.5 / mean_norm
+        return dataclasses.replace(
+            self,
+            W_enc=self.W_enc * scale,
+            W_dec=self.W_dec / scale,
+            b_dec=self.b_dec / scale,
+            b_pre=None if self.b_pre is None else self.b_pre / scale,
+            input_norm="none",
+        )
+
+    def with_unit_decoder(self) -> "SAE":
+        """The decoder's norms folded into the latents: rows of W_dec are unit vectors, x̂ is the same.
+
+        Not the same selection for topk, which compares latents with each other.
+        """
+        norm = jnp.linalg.norm(self.W_dec, axis=-1)
+        norm = jnp.where(norm > 0, norm, jnp.ones_like(norm))
+        return dataclasses.replace(
+            self,
+            W_enc=self.W_enc * norm[None],
+            b_enc=self.b_enc * norm,
+            W_dec=self.W_dec / norm[:, None],
+            threshold=None if self.threshold is None else self.threshold * norm,
+            b_gate=None if self.b_gate is None else self.b_gate * norm,
+        )

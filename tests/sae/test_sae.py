@@ -14,38 +14,48 @@ from jsaeval.sae.module import SAE
 from tests.tiny import tiny_sae
 
 
-KINDS = ("relu", "topk", "jumprelu")
+KINDS = ("relu", "topk", "jumprelu", "batch_topk", "gated")
+NORMS = ("none", "constant_norm", "layer_norm")
 
 
 def oracle(sae: SAE, x: np.ndarray):
     """z and x̂ in float64, by loops over tokens."""
-    w = {
-        f.name: np.asarray(getattr(sae, f.name), np.float64)
-        for f in dataclasses.fields(sae)
-        if f.name[:2] in ("W_", "b_")
-    }
-    u = x if sae.b_pre is None else x - w["b_pre"]
-    z = u @ w["W_enc"] + w["b_enc"]
-    for row in z:
-        if sae.activation == "topk":
-            row[np.argsort(-row, kind="stable")[sae.k :]] = 0
-        if sae.activation == "jumprelu":
-            row[row <= np.asarray(sae.threshold)] = 0
-    z = np.maximum(z, 0)
-    return z, z @ w["W_dec"] + w["b_dec"]
+    w = {n: np.asarray(v, np.float64) for n, v in vars(sae).items() if isinstance(v, jax.Array)}
+    d = x.shape[1]
+    z, out = np.zeros((len(x), sae.d_sae)), np.zeros((len(x), sae.d_out))
+    for t, u in enumerate(x):
+        shift, size, eps = 0.0, 1.0, 0.0
+        if sae.input_norm == "constant_norm":
+            size = np.linalg.norm(u) / np.sqrt(d)
+        if sae.input_norm == "layer_norm":
+            shift, size, eps = u.mean(), np.sqrt(((u - u.mean()) ** 2).sum() / (d - 1)), 1e-5
+        p = ((u - shift) / (size + eps) - w.get("b_pre", 0)) @ w["W_enc"]
+        if sae.activation == "gated":
+            z[t] = (p + w["b_gate"] > 0) * np.maximum(p * np.exp(w["r_mag"]) + w["b_enc"], 0)
+        else:
+            p = p + w["b_enc"]
+            if sae.activation == "topk":
+                p[np.argsort(-p, kind="stable")[sae.k :]] = 0
+            if "threshold" in w:
+                p[p <= w["threshold"]] = 0
+            z[t] = np.maximum(p, 0)
+        out[t] = (z[t] @ w["W_dec"] + w["b_dec"]) * size + shift
+    return z, out
 
 
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("b_pre", ["b_dec", "none", "other"])
-def test_encode_and_decode_against_the_oracle(kind, b_pre):
-    sae = tiny_sae(kind)
+def test_encode_and_decode_against_the_oracle(kind, b_pre, norm):
+    sae = tiny_sae(kind, input_norm=norm)
     sae = dataclasses.replace(sae, b_pre={"b_dec": sae.b_dec, "none": None, "other": sae.b_dec[::-1]}[b_pre])
     x = np.random.default_rng(0).standard_normal((30, 16))
     z, out = oracle(sae, x)
     ours = jax.jit(lambda sae, x: sae.encode(x))(sae, jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(ours, z, atol=2e-6)
-    np.testing.assert_allclose(jax.jit(lambda sae, z: sae.decode(z))(sae, ours), out, atol=5e-6)
-    assert 0 < (z != 0).mean() < 0.5
+    decoded = jax.jit(lambda sae, z, x: sae.decode(z, x))(sae, ours, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(decoded, out, atol=5e-6)
+    assert 0 < (z != 0).mean() < 0.6
 
 
 def test_topk_keeps_exactly_k_also_among_equals():
@@ -77,15 +87,16 @@ def test_inconsistent_saes_are_refused(change):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_own_format_round_trip(kind, tmp_path):
-    sae, path = tiny_sae(kind), tmp_path / "a.safetensors"
+    sae, path = tiny_sae(kind, input_norm="layer_norm"), tmp_path / "a.safetensors"
     save_sae(sae, path)
     back = load_sae(path)
-    for name in ("W_enc", "b_enc", "W_dec", "b_dec", "b_pre", "threshold"):
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec", "b_pre", "threshold", "b_gate", "r_mag"):
         a, b = getattr(sae, name), getattr(back, name)
         assert (a is None) == (b is None)
         if a is not None:
             np.testing.assert_array_equal(a, b)
     assert (back.activation, back.k, back.card.hook) == (sae.activation, sae.k, sae.card.hook)
+    assert back.input_norm == "layer_norm"
     assert back.card.format == "jsaeval" and back.card.source == str(path) and len(back.card.sha256) == 64
     save_sae(sae, tmp_path / "half.safetensors", dtype=jnp.bfloat16)
     half = load_sae(tmp_path / "half.safetensors")
@@ -95,13 +106,13 @@ def test_own_format_round_trip(kind, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("b_pre", ["b_dec", "none", "other"])
 def test_saelens_round_trip(kind, b_pre, tmp_path):
-    sae = tiny_sae(kind)
+    sae = tiny_sae(kind, input_norm="constant_norm")
     sae = dataclasses.replace(sae, b_pre={"b_dec": sae.b_dec, "none": None, "other": sae.b_dec[::-1]}[b_pre])
     save_sae(sae, tmp_path / "sae", format="saelens")
     back = load_sae(tmp_path / "sae")
     x = jnp.asarray(np.random.default_rng(0).standard_normal((30, 16)), jnp.float32)
     np.testing.assert_allclose(back.encode(x), sae.encode(x), atol=2e-6)
-    np.testing.assert_allclose(back.decode(back.encode(x)), sae.decode(sae.encode(x)), atol=5e-6)
+    np.testing.assert_allclose(back.decode(back.encode(x), x), sae.decode(sae.encode(x), x), atol=5e-6)
     cfg = json.loads((tmp_path / "sae" / "cfg.json").read_text())
     assert cfg["apply_b_dec_to_input"] == (b_pre == "b_dec")
     assert (back.card.hook, back.card.lm, back.card.format) == (sae.card.hook, "tiny", "saelens")
@@ -126,11 +137,11 @@ def without(key):
         (lambda c: c | {"architecture": "topkk"}, None, "did you mean 'topk'"),
         (lambda c: c | {"architecture": "temporal"}, None, "'temporal' is not supported"),
         (lambda c: c | {"strange": 1}, None, "unknown attribute.s. strange"),
-        (lambda c: c | {"normalize_activations": "layer_norm"}, None, "normalize_activations = 'layer_norm'"),
+        (lambda c: c | {"normalize_activations": "layer_nrom"}, None, "did you mean 'layer_norm'"),
+        (lambda c: c | {"metadata": c["metadata"] | {"hook_head_index": 3}}, None, "SAEs on one head"),
         (lambda c: c | {"d_in": 17}, None, "cfg.json says d_in = 17, the weights say 16"),
         (lambda c: c | {"k": 99}, None, "k = 99 is not in 1..40"),
-        (without("k"), None, "topk needs k"),
-        (without("metadata"), None, "SAELens before 6"),
+        (without("k"), None, "k belongs to topk"),
         (None, without("W_dec"), "'W_dec' is missing"),
         (None, lambda t: t | {"scale": t["b_dec"]}, "'scale' has no place"),
         (None, lambda t: t | {"W_dec": t["W_dec"][:-1]}, r"W_dec has shape \(39, 16\)"),
@@ -176,3 +187,123 @@ def test_a_pickle_is_never_executed(tmp_path):
         with pytest.raises(InputError):
             load_sae(tmp_path / name)
     assert not (tmp_path / "exploded").exists()
+
+
+V5 = {
+    "architecture": "standard",
+    "d_in": 16,
+    "d_sae": 40,
+    "activation_fn_str": "relu",
+    "activation_fn_kwargs": {},
+    "apply_b_dec_to_input": False,
+    "hook_name": "blocks.1.hook_resid_post",
+    "hook_layer": 1,
+    "model_name": "tiny",
+    "normalize_activations": "none",
+    "sae_lens_training_version": "5.1.0",
+    "dtype": "float32",
+    "lr": 0.1,
+}
+
+
+def v5_folder(folder, sae, cfg, **more):
+    folder.mkdir()
+    tensors = {n: np.asarray(v) for n, v in vars(sae).items() if isinstance(v, jax.Array) and n != "b_pre"}
+    if "b_gate" in tensors:
+        tensors["b_mag"] = tensors.pop("b_enc")
+    save_file(tensors | more, folder / "sae_weights.safetensors")
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    return load_sae(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, {"b_pre": None}),
+        ({"apply_b_dec_to_input": True}, {}),
+        ({"architecture": "gated"}, {"activation": "gated", "b_pre": None}),
+        ({"architecture": "jumprelu"}, {"activation": "jumprelu", "b_pre": None}),
+        # stored as "standard" by some versions
+        ({"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 5}}, {"activation": "topk", "b_pre": None}),
+        ({"normalize_activations": "layer_norm"}, {"input_norm": "layer_norm", "b_pre": None}),
+    ],
+)
+def test_saelens_5(change, expected, tmp_path):
+    sae = tiny_sae(expected.get("activation", "relu"), input_norm=expected.get("input_norm", "none"))
+    sae = dataclasses.replace(sae, b_pre=expected.get("b_pre", sae.b_dec))
+    back = v5_folder(tmp_path / "sae", sae, V5 | change)
+    x = np.random.default_rng(0).standard_normal((20, 16))
+    z, out = oracle(sae, x)
+    x = jnp.asarray(x, jnp.float32)
+    np.testing.assert_allclose(back.encode(x), z, atol=2e-6)
+    np.testing.assert_allclose(back.decode(back.encode(x), x), out, atol=5e-6)
+    assert back.card.hook == "blocks.1.hook_resid_post" and back.card.lm == "tiny"
+
+
+def test_saelens_before_5(tmp_path):
+    """Old names, the input bias by default, and features scaled before decoding."""
+    old = {k: v for k, v in V5.items() if k not in ("architecture", "apply_b_dec_to_input", "hook_name")}
+    old |= {"hook_point": "blocks.0.hook_mlp_out", "normalize_activations": False}
+    sae, factors = tiny_sae(), np.linspace(0.5, 2, 40, dtype=np.float32)
+    back = v5_folder(tmp_path / "sae", sae, old, scaling_factor=factors)
+    assert back.card.hook == "blocks.0.hook_mlp_out"
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((20, 16)), jnp.float32)
+    z = sae.encode(x)
+    np.testing.assert_allclose(back.encode(x), z, atol=2e-6)
+    np.testing.assert_allclose(back.decode(z), (z * factors[None]) @ sae.W_dec + sae.b_dec[None], atol=5e-6)
+    with pytest.raises(InputError, match="standard with activation tanh-relu"):
+        v5_folder(tmp_path / "tanh", sae, old | {"activation_fn_str": "tanh-relu"})
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
+def test_saelens_rescaling_by_the_decoder_norm(architecture, tmp_path):
+    """Selection in units of the decoder rows, as `rescale_acts_by_decoder_norm` asks."""
+    sae = tiny_sae("relu")
+    norm = np.linalg.norm(sae.W_dec, axis=1)
+    folder = saelens_folder(tmp_path / "sae", kind="topk")
+    cfg = json.loads((folder / "cfg.json").read_text())
+    cfg |= {"architecture": architecture, "rescale_acts_by_decoder_norm": True, "apply_b_dec_to_input": True}
+    tensors = {n: np.asarray(getattr(sae, n)) for n in ("W_enc", "W_dec", "b_enc", "b_dec")}
+    if architecture == "batchtopk":
+        del cfg["k"]
+        tensors["topk_threshold"] = np.array(0.4)
+    save_file(tensors, folder / "sae_weights.safetensors")
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    back, x = load_sae(folder), np.random.default_rng(0).standard_normal((20, 16)).astype(np.float32)
+    pre = ((x - np.asarray(sae.b_dec)) @ np.asarray(sae.W_enc) + np.asarray(sae.b_enc)) * norm
+    z = np.maximum(pre, 0)
+    if architecture == "topk":
+        z[pre < np.sort(pre, axis=1)[:, -5, None]] = 0
+    else:
+        z[pre <= 0.4] = 0
+    np.testing.assert_allclose(back.encode(jnp.asarray(x)), z, atol=2e-6)
+    np.testing.assert_allclose(back.decode(jnp.asarray(z)), z / norm @ np.asarray(sae.W_dec) + np.asarray(sae.b_dec), atol=5e-6)
+
+
+@pytest.mark.parametrize("kind", ["relu", "jumprelu", "batch_topk", "gated"])
+def test_folding_the_decoder_norm_changes_nothing_but_units(kind):
+    sae, x = tiny_sae(kind), jnp.asarray(np.random.default_rng(0).standard_normal((20, 16)), jnp.float32)
+    unit = sae.with_unit_decoder()
+    np.testing.assert_allclose(jnp.linalg.norm(unit.W_dec, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(unit.decode(unit.encode(x)), sae.decode(sae.encode(x)), atol=2e-6)
+    np.testing.assert_array_equal(unit.encode(x) != 0, sae.encode(x) != 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folding_a_fixed_scale(kind):
+    """`expected_average`: encode s·x, decode to x."""
+    sae, x = tiny_sae(kind, input_norm="expected_average"), np.random.default_rng(0).standard_normal((20, 16))
+    mean_norm = np.linalg.norm(x, axis=1).mean()
+    scale = np.sqrt(16) / mean_norm
+    z, out = oracle(dataclasses.replace(sae, input_norm="none"), x * scale)
+    folded = sae.with_scale(float(mean_norm))
+    np.testing.assert_allclose(folded.encode(jnp.asarray(x, jnp.float32)), z, atol=5e-6)
+    np.testing.assert_allclose(folded.decode(jnp.asarray(z, jnp.float32)), out / scale, atol=5e-6)
+    with pytest.raises(ValueError, match="scale of this SAE is not known"):
+        sae.encode(jnp.asarray(x, jnp.float32))
+    assert folded.with_scale(3.0) is folded
+
+
+def test_decoding_needs_x_where_it_was_normalised():
+    with pytest.raises(ValueError, match=r"decode\(z, x\)"):
+        tiny_sae(input_norm="layer_norm").decode(jnp.zeros((2, 40)))

@@ -18,7 +18,7 @@ from jsaeval.sae.module import SAE, SAECard
 
 NAME = "jsaeval"
 _KEY = "jsaeval_sae"
-_TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "b_pre", "threshold")
+_TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "b_pre", "threshold", "b_gate", "r_mag")
 
 
 def recognise(path: Path) -> bool:
@@ -44,7 +44,7 @@ def read(path: Path) -> SAE:
         card = SAECard(
             **{**head["card"], "source": str(path), "format": NAME, "sha256": sha256_of(path)},
         )
-        options = {"activation": head["activation"], "k": head["k"]}
+        options = {"activation": head["activation"], "k": head["k"], "input_norm": head.get("input_norm", "none")}
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{path}: metadata {_KEY!r} is missing or not of this version") from None
     return make_sae(tensors, str(path), card=card, **options)
@@ -56,6 +56,6 @@ def write(sae: SAE, path: Path, dtype: DTypeLike = jnp.float32) -> None:
     tensors = {name: np.asarray(tensor.astype(dtype)) for name, tensor in tensors.items()}
     card = dataclasses.asdict(sae.card)
     kept = {key: card[key] for key in ("name", "hook", "lm", "declared")}
-    head = json.dumps({"activation": sae.activation, "k": sae.k, "card": kept})
+    head = json.dumps({"activation": sae.activation, "k": sae.k, "input_norm": sae.input_norm, "card": kept})
     with atomic(path) as temporary:
         save_file(tensors, temporary, metadata={_KEY: head})

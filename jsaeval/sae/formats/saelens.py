@@ -1,9 +1,11 @@
-"""SAELens 6 folders: `cfg.json` and `sae_weights.safetensors` (formats of sae-lens 6.54).
+"""SAELens folders, versions 1 to 6: `cfg.json` and `sae_weights.safetensors` (as sae-lens 6.54 reads and writes them).
 
 `W_enc` is (d_in, d_sae) and `W_dec` (d_sae, d_in), as in the canonical form. With `apply_b_dec_to_input` the decoder
-bias is subtracted from the input; else there is no input bias.
+bias is subtracted from the input; else there is no input bias. With `rescale_acts_by_decoder_norm` latents are compared
+and reported in units of their decoder rows, which is the same as folding the norms into the encoder.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,24 @@ from jsaeval.sae.module import SAE, SAECard
 
 
 NAME = "saelens"
-_ACTIVATIONS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}
-_ARCHITECTURES = {activation: name for name, activation in _ACTIVATIONS.items()}
-_READ = {"architecture", "d_in", "d_sae", "k", "apply_b_dec_to_input", "metadata"}
+_ACTIVATIONS = {
+    "standard": "relu",
+    "topk": "topk",
+    "jumprelu": "jumprelu",
+    "gated": "gated",
+    "batchtopk": "batch_topk",
+}
+_ARCHITECTURES = {activation: name for name, activation in _ACTIVATIONS.items()} | {"batch_topk": "jumprelu"}
+_NORMS = {
+    "none": "none",
+    "constant_norm_rescale": "constant_norm",
+    "layer_norm": "layer_norm",
+    "expected_average_only_in": "expected_average",
+}
+_NORM_NAMES = {ours: theirs for theirs, ours in _NORMS.items()}
+_READ = {"architecture", "d_in", "d_sae", "k", "apply_b_dec_to_input", "metadata", "normalize_activations"}
+_READ |= {"rescale_acts_by_decoder_norm"}
 _BOOKKEEPING = {"dtype", "device", "reshape_activations"}  # activations at attn.hook_z are always flat here
-_FIXED = {"normalize_activations": "none", "rescale_acts_by_decoder_norm": False}
 
 
 def recognise(path: Path) -> bool:
@@ -40,50 +55,102 @@ def read(folder: Path) -> SAE:
     """
     path = folder / "cfg.json"
     cfg = read_json(path)
-    metadata = cfg.get("metadata")
+    if "metadata" not in cfg:
+        cfg = upgrade(cfg)
+    metadata = cfg["metadata"]
     if not isinstance(metadata, dict):
-        raise InputError(f"{path}: no 'metadata', so written by SAELens before 6; load and save it with SAELens 6")
-    architecture = cfg.get("architecture")
+        raise InputError(f"{path}: 'metadata' is no table")
+    architecture, norm = cfg.get("architecture"), cfg.get("normalize_activations", "none")
     if architecture not in _ACTIVATIONS:
-        raise InputError(
-            f"{path}: architecture {architecture!r} is not supported{nearest(str(architecture), _ACTIVATIONS)}"
-        )
-    if unknown := sorted(set(cfg) - _READ - _BOOKKEEPING - set(_FIXED)):
+        hint = nearest(str(architecture), _ACTIVATIONS)
+        raise InputError(f"{path}: architecture {architecture!r} is not supported{hint}")
+    if norm not in _NORMS:
+        raise InputError(f"{path}: normalize_activations = {norm!r} is not supported{nearest(str(norm), _NORMS)}")
+    if unknown := sorted(set(cfg) - _READ - _BOOKKEEPING):
         raise InputError(f"{path}: unknown attribute(s) {', '.join(unknown)} for architecture {architecture!r}")
-    for key, value in _FIXED.items():
-        if cfg.get(key, value) != value:
-            raise InputError(f"{path}: {key} = {cfg[key]!r} is not supported (only {value!r} is)")
+    if metadata.get("hook_head_index") is not None:
+        raise InputError(f"{path}: hook_head_index = {metadata['hook_head_index']}; SAEs on one head are not supported")
 
     weights = folder / "sae_weights.safetensors"
     tensors, _ = read_safetensors(weights)
+    threshold = tensors.pop("topk_threshold", None)
+    features = tensors.pop("scaling_factor", None)  # of SAELens 5: latents are multiplied by it before decoding
+    if "b_mag" in tensors:
+        tensors["b_enc"] = tensors.pop("b_mag")
     if cfg.get("apply_b_dec_to_input", False) and "b_dec" in tensors:
         tensors["b_pre"] = tensors["b_dec"]
-    card = SAECard(
+    if architecture == "batchtopk" and threshold is not None and "b_enc" in tensors:
+        tensors["threshold"] = np.broadcast_to(threshold, tensors["b_enc"].shape).astype(np.float32)
+    sae = make_sae(
+        tensors,
+        str(weights),
+        activation=_ACTIVATIONS[architecture],
+        k=cfg.get("k") if architecture == "topk" else None,
+        input_norm=_NORMS[norm],
+        card=_card(folder, weights, metadata),
+    )
+    for key, found in (("d_in", sae.d_in), ("d_sae", sae.d_sae)):
+        if cfg.get(key, found) != found:
+            raise InputError(f"{folder}: cfg.json says {key} = {cfg[key]}, the weights say {found}")
+    if cfg.get("rescale_acts_by_decoder_norm", False):
+        # The threshold of batch_topk is in rescaled units already.
+        sae = dataclasses.replace(sae.with_unit_decoder(), threshold=sae.threshold)
+    if features is not None:
+        sae = dataclasses.replace(sae, W_dec=sae.W_dec * jnp.asarray(features)[:, None])
+    return sae
+
+
+def upgrade(cfg: dict[str, Any]) -> dict[str, Any]:
+    """The flat configuration of SAELens 1 to 5 in the form of version 6, with the defaults it had then."""
+    act = cfg.get("activation_fn", cfg.get("activation_fn_str", "relu"))
+    options = cfg.get("activation_fn_kwargs") or {}
+    architecture = cfg.get("architecture", "standard")
+    if act == "topk" and "k" in options:  # stored as architecture "standard" by some versions
+        architecture = "topk"
+    elif act != "relu" and architecture == "standard":
+        architecture = f"standard with activation {act}"
+    norm = cfg.get("normalize_activations")
+    norm = {None: "none", False: "none", True: "expected_average_only_in"}.get(norm, norm)
+    sizes = {key: cfg[key] for key in ("d_in", "d_sae") if key in cfg}
+    return sizes | {
+        "architecture": architecture,
+        "k": options.get("k"),
+        "apply_b_dec_to_input": cfg.get("apply_b_dec_to_input", True),
+        "normalize_activations": norm,
+        "metadata": {
+            "hook_name": cfg.get("hook_name", cfg.get("hook_point")),
+            "hook_head_index": cfg.get("hook_head_index", cfg.get("hook_point_head_index")),
+            "model_name": cfg.get("model_name"),
+            "sae_lens_version": cfg.get("sae_lens_training_version"),
+            "context_size": cfg.get("context_size"),
+            "dataset_path": cfg.get("dataset_path"),
+        },
+    }
+
+
+def _card(folder: Path, weights: Path, metadata: dict[str, Any]) -> SAECard:
+    return SAECard(
         name=folder.name,
         hook=metadata.get("hook_name"),
         lm=metadata.get("model_name"),
         source=str(folder),
         format=NAME,
         sha256=sha256_of(weights),
-        declared=json.dumps(metadata, sort_keys=True, default=str),
+        declared=json.dumps({k: v for k, v in metadata.items() if v is not None}, sort_keys=True, default=str),
     )
-    sae = make_sae(tensors, str(weights), activation=_ACTIVATIONS[architecture], k=cfg.get("k"), card=card)
-    for key, found in (("d_in", sae.d_in), ("d_sae", sae.d_sae)):
-        if cfg.get(key, found) != found:
-            raise InputError(f"{folder}: cfg.json says {key} = {cfg[key]}, the weights say {found}")
-    return sae
 
 
 def write(sae: SAE, folder: Path, dtype: DTypeLike = jnp.float32) -> None:
     """Write a folder that SAELens 6 loads. An input bias that is not b_dec is folded into b_enc, which is exact."""
-    b_enc, tied = np.asarray(sae.b_enc, np.float64), False
-    if sae.b_pre is not None:
-        tied = bool(jnp.array_equal(sae.b_pre, sae.b_dec)) if sae.d_in == sae.d_out else False
-        if not tied:
-            b_enc = b_enc - np.asarray(sae.b_pre, np.float64) @ np.asarray(sae.W_enc, np.float64)
-    tensors = {"W_enc": sae.W_enc, "b_enc": jnp.asarray(b_enc, jnp.float32), "W_dec": sae.W_dec, "b_dec": sae.b_dec}
-    if sae.threshold is not None:
-        tensors["threshold"] = sae.threshold
+    tied = sae.b_pre is not None and sae.d_in == sae.d_out and bool(jnp.array_equal(sae.b_pre, sae.b_dec))
+    shift = np.zeros(sae.d_sae)
+    if sae.b_pre is not None and not tied:
+        shift = np.asarray(sae.b_pre, np.float64) @ np.asarray(sae.W_enc, np.float64)
+    biases = {"b_enc": sae.b_enc} if sae.r_mag is None else {"b_mag": sae.b_enc, "b_gate": sae.b_gate}
+    scales = {"b_mag": 1.0 if sae.r_mag is None else np.exp(np.asarray(sae.r_mag, np.float64))}
+    tensors = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
+    tensors |= {name: np.asarray(b, np.float64) - shift * scales.get(name, 1.0) for name, b in biases.items()}
+    tensors |= {name: getattr(sae, name) for name in ("threshold", "r_mag") if getattr(sae, name) is not None}
     cfg: dict[str, Any] = {
         "architecture": _ARCHITECTURES[sae.activation],
         "d_in": sae.d_in,
@@ -91,14 +158,14 @@ def write(sae: SAE, folder: Path, dtype: DTypeLike = jnp.float32) -> None:
         "dtype": jnp.dtype(dtype).name,
         "device": "cpu",
         "apply_b_dec_to_input": tied,
-        "normalize_activations": "none",
+        "normalize_activations": _NORM_NAMES[sae.input_norm],
         "reshape_activations": "none",
         "metadata": {"sae_lens_version": "6.54.12", "hook_name": sae.card.hook, "model_name": sae.card.lm},
     }
-    if sae.activation == "topk":
+    if sae.k is not None:
         cfg |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / "sae_weights.safetensors") as temporary:
-        save_file({name: np.asarray(tensor.astype(dtype)) for name, tensor in tensors.items()}, temporary)
+        save_file({name: np.asarray(jnp.asarray(t, dtype)) for name, t in tensors.items()}, temporary)
     with atomic(folder / "cfg.json") as temporary:
         temporary.write_text(json.dumps(cfg, indent=2) + "\n", encoding="utf-8")

@@ -49,7 +49,8 @@ def make_sae(tensors: dict[str, np.ndarray], where: str, **options: Any) -> SAE:
     """An `SAE` from tensors under their canonical names.
 
     Args:
-        tensors: `W_enc` (d_in, d_sae), `b_enc`, `W_dec` (d_sae, d_out), `b_dec`; also `b_pre`, `threshold`.
+        tensors: `W_enc` (d_in, d_sae), `b_enc`, `W_dec` (d_sae, d_out), `b_dec`; also `b_pre`,
+            `threshold`, `b_gate`, `r_mag`.
         where: names the source in errors.
         options: the remaining fields of `SAE`.
 
@@ -57,7 +58,7 @@ def make_sae(tensors: dict[str, np.ndarray], where: str, **options: Any) -> SAE:
         InputError: a tensor is missing, superfluous, has the wrong shape, or holds NaN or Inf.
     """
     required = {"W_enc", "W_dec", "b_enc", "b_dec"}
-    known = required | {"b_pre", "threshold"}
+    known = required | {"b_pre", "threshold", "b_gate", "r_mag"}
     if missing := sorted(required - set(tensors)):
         raise InputError(f"{where}: tensor {missing[0]!r} is missing (found {', '.join(sorted(tensors))})")
     if extra := sorted(set(tensors) - known):
@@ -71,6 +72,8 @@ def make_sae(tensors: dict[str, np.ndarray], where: str, **options: Any) -> SAE:
         "b_dec": (d_out,),
         "b_pre": (d_in,),
         "threshold": (d_sae,),
+        "b_gate": (d_sae,),
+        "r_mag": (d_sae,),
     }
     for name, shape in shapes.items():
         if name in tensors and tensors[name].shape != shape:
