@@ -76,6 +76,7 @@ def parse(argv: list[str]) -> Run | Show:
         raise InputError(f"{name!r}: no such command{nearest(name, COMMANDS)}")
     kind = COMMANDS[name]
     flags = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(kind)}
+    flags |= {f"--no-{f.name.replace('_', '-')}" for f in dataclasses.fields(kind) if isinstance(f.default, bool)}
     for word in (word.partition("=")[0] for word in rest):
         if word.startswith("--") and word.replace("_", "-") not in {*flags, "--help"}:
             raise InputError(f"{name} {word}: no such flag{nearest(word, sorted(flags))}")
@@ -134,9 +135,9 @@ def _run(command: Run) -> int:
             hook=plan.hook,
             metric_mask=plan.metric_mask,
             splice_mask=plan.splice_mask,
-            setting=Setting(plan.batch, groups, plan.precision),
+            setting=Setting(plan.batch, groups, plan.precision, plan.control_rows if plan.controls else 0, plan.seed),
             mesh=mesh,
-            seed=plan.seed,
+            lm_cache=None if plan.lm_cache == "off" else plan.lm_cache,
             progress=progress,
         )
     done = iter(results.entries)

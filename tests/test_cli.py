@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch, tokens):
     return tmp_path
 
 
-BASE = ["run", "--lm", "lm", "--tokens", "tokens.npy", "--mesh", "1,1", "--batch", "4"]
+BASE = ["run", "--lm", "lm", "--tokens", "tokens.npy", "--mesh", "1,1", "--batch", "4", "--control-rows", "3"]
 
 
 def test_a_run_leaves_its_folder(here, capsys):
@@ -51,7 +51,8 @@ def test_a_run_leaves_its_folder(here, capsys):
     assert report["masks"]["metric_tokens"] == 6 * 19 == sae["metrics"]["mse"]["n"]
     assert sae["metrics"]["ce_clean"]["n"] == 6 * 18
     assert report["calibration"]["tokens"] == 6 * 19
-    assert set(report["controls"]["zero"]["metrics"]) == {"ce_spliced", "ce_increase", "downstream_loss"}
+    zero = report["controls"]["zero"]["metrics"]
+    assert set(zero) == {"ce_clean", "ce_spliced", "ce_increase", "downstream_loss"}
     assert {
         "versions",
         "plan",
@@ -92,7 +93,7 @@ def test_a_config_file_says_the_same_as_flags(here):
     assert main([*flags, "--out", "a"]) == 0
     plan = (here / "a" / "plan.toml").read_text()
     (here / "plan.yaml").write_text(
-        "lm: lm\ntokens: tokens.npy\nmesh: 1,1\nbatch: 4\nsae: topk\nmetrics: norms,latents\n"
+        "lm: lm\ntokens: tokens.npy\nmesh: 1,1\nbatch: 4\ncontrol-rows: 3\nsae: topk\nmetrics: norms,latents\n"
     )
     assert main(["run", "--config", "plan.yaml", "--out", "b"]) == 0
     assert (here / "b" / "plan.toml").read_text() == plan

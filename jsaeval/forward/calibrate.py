@@ -1,24 +1,56 @@
-"""What is fixed before the main pass: the mean of x, and the zero ablation where it is the same in every row."""
+"""Sums for calibration, and the zero ablation where it is the same in every row."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jsaeval.corpus.masks import Masks
 from jsaeval.forward.splice import at_hook, prefix, splice, suffix
+from jsaeval.forward.sums import over_row, square
 from jsaeval.hooks import Hook
 from jsaeval.lm.protocol import HostLM
+from jsaeval.mesh import DATA
 from jsaeval.numerics import wide
+from jsaeval.sae.module import SAE
 
 
 def hook_sums(
-    lm: HostLM, hook: Hook, tokens: Int[Array, "row position"], mask: Bool[Array, "row position"]
-) -> tuple[Float[Array, "row position d_model"], Float[Array, "row width"]]:
-    """The prefix of a batch, and the sum of x over the counted tokens of each row."""
-    residual = prefix(lm, hook, tokens)
+    lm: HostLM,
+    hook: Hook,
+    tokens: Int[Array, "row position"],
+    mask: Bool[Array, "row position"],
+    residual: Float[Array, "row position d_model"] | None = None,
+) -> tuple[Float[Array, "row position d_model"], Float[Array, "row width"], Float[Array, " row"]]:
+    """The prefix of a batch (`residual`, where it is known), and per row Σ x and Σ ‖x‖ over the counted tokens."""
+    residual = prefix(lm, hook, tokens) if residual is None else residual
     x = wide(at_hook(lm, hook, residual))
     kept = jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
-    return residual, jnp.sum(kept, axis=1)
+    return residual, jnp.sum(kept, axis=1), over_row(jnp.sqrt(square(x)), mask)
+
+
+def code_moments(
+    saes: tuple[SAE, ...],
+    mean: Float[Array, " width"],
+    x: Float[Array, "row position width"],
+    mask: Bool[Array, "row position"],
+    mesh: Mesh,
+) -> tuple[Int[Array, " sae"], Float[Array, "width width"]]:
+    """Over the counted tokens of all rows: active latents of each SAE, and Σ (x − mean)(x − mean)ᵀ."""
+
+    def local(shared, x, mask):
+        saes, mean = shared
+        counts = [jnp.sum(over_row(jnp.count_nonzero(sae.encode(x), axis=-1), mask)) for sae in saes]
+        deviation = wide(x) - jnp.broadcast_to(mean, x.shape)
+        deviation = jnp.where(mask[..., None], deviation, jnp.zeros((), deviation.dtype))
+        products = jnp.einsum("btd,bte->de", deviation, deviation)
+        return lax.psum((jnp.stack(counts), products), DATA)
+
+    run = jax.shard_map(local, mesh=mesh, in_specs=(P(), P(DATA), P(DATA)), out_specs=P())
+    return run((saes, mean), x, mask)
 
 
 def zero_is_constant(hook: Hook, tokens: Integer[np.ndarray, "row position"], masks: Masks) -> bool:

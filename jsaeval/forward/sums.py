@@ -52,6 +52,16 @@ def norm_sums(sae: SAE, z: Float[Array, "row position latent"], mask: Bool[Array
     return {"l0": by_bucket(l0, mask), "l1": over_row(l1, mask), "l1_scaled": over_row(l1_scaled, mask)}
 
 
+def no_norm_sums(mask: Bool[Array, "row position"], dtype: jnp.dtype) -> dict[str, Array]:
+    """The columns of `norm_sums` for a stream without latents: zeros."""
+    zeros = jnp.zeros(mask.shape, dtype)
+    return {
+        "l0": by_bucket(zeros.astype(jnp.int32), mask),
+        "l1": over_row(zeros, mask),
+        "l1_scaled": over_row(zeros, mask),
+    }
+
+
 def reconstruction_sums(
     x: Float[Array, "row position width"],
     reconstruction: Float[Array, "row position width"],

@@ -34,6 +34,52 @@ class Facts:
     first_block: int
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A value of a metric with its bootstrap resamples (None: a single row)."""
+
+    value: float
+    n: int
+    samples: np.ndarray | None
+
+    def ci95(self) -> tuple[float, float] | None:
+        return None if self.samples is None else interval(self.samples)
+
+    def minus(self, other: "Estimate") -> "Estimate":
+        """The paired difference: both were resampled with the same rows."""
+        samples = None if self.samples is None or other.samples is None else self.samples - other.samples
+        return Estimate(self.value - other.value, self.n, samples)
+
+
+def estimates(columns: Columns, facts: Facts, seed: int = 0) -> dict[str, Estimate]:
+    """Every metric whose columns are there.
+
+    Args:
+        columns: sums per row, of one SAE or control.
+        facts: of the hook.
+        seed: of the bootstrap. The same rows are drawn for everything of the same number of rows.
+    """
+    per_row = {name: c.sum(axis=-1) if name in _BUCKETED else c for name, c in columns.items()}
+    total = Totals({name: column.sum(axis=0) for name, column in per_row.items()}, facts.d_in, facts.first_block)
+    resampled, n_rows = None, len(columns["n"])
+    if n_rows > 1:
+        counts = row_counts(n_rows, seed)
+        sums = {name: np.tensordot(counts, column, axes=1) for name, column in per_row.items()}
+        resampled = Totals(sums, facts.d_in, facts.first_block)
+    out = {}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for metric in REGISTRY.values():
+            if metric.needs == "latents":
+                continue
+            try:
+                value = float(metric.value(total))
+            except KeyError:  # its group was not asked for, or what it compares with was not run
+                continue
+            samples = np.asarray(metric.value(resampled)) if resampled else None
+            out[metric.id] = Estimate(value, int(total[metric.count]), samples)
+    return out
+
+
 def scalar_values(
     table: Table, sae: int, facts: Facts, seed: int = 0, latents: LatentTable | None = None
 ) -> dict[str, Value]:
@@ -43,36 +89,24 @@ def scalar_values(
         table: of a run.
         sae: index of the SAE in it.
         facts: of the hook.
-        seed: of the bootstrap. The same rows are drawn for every SAE, so differences are paired.
+        seed: of the bootstrap.
         latents: per-latent measures, for the shares over latents.
     """
-    columns = {name: c.sum(axis=-1) if name in _BUCKETED else c for name, c in _columns(table, sae).items()}
-    total = Totals({name: column.sum(axis=0) for name, column in columns.items()}, facts.d_in, facts.first_block)
-    resampled = None
-    if table.n_rows > 1:
-        counts = row_counts(table.n_rows, seed)
-        sums = {name: np.tensordot(counts, column, axes=1) for name, column in columns.items()}
-        resampled = Totals(sums, facts.d_in, facts.first_block)
-
-    values = {}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for metric in REGISTRY.values():
-            if metric.needs == "latents":
-                if latents is not None:
-                    values[metric.id] = Value(metric, getattr(latents, metric.id), table.n_tokens)
-                continue
-            try:
-                value = float(metric.value(total))
-            except KeyError:  # its group was not asked for, or there was no mean for `legacy`
-                continue
-            ci95 = interval(metric.value(resampled)) if resampled else None
-            values[metric.id] = Value(metric, value, int(total[metric.count]), ci95)
+    values = named(estimates(columns_of(table, sae), facts, seed))
+    for metric in REGISTRY.values():
+        if metric.needs == "latents" and latents is not None:
+            values[metric.id] = Value(metric, getattr(latents, metric.id), table.n_tokens)
     return values
+
+
+def named(estimated: dict[str, Estimate]) -> dict[str, Value]:
+    """Estimates as values with intervals."""
+    return {id: Value(REGISTRY[id], e.value, e.n, e.ci95()) for id, e in estimated.items()}
 
 
 def position_values(table: Table, sae: int, facts: Facts) -> dict[str, dict[str, float]]:
     """Metrics by position bucket; buckets that the mask leaves empty are absent."""
-    columns = {name: column for name, column in _columns(table, sae).items() if name in _BUCKETED}
+    columns = {name: column for name, column in columns_of(table, sae).items() if name in _BUCKETED}
     out: dict[str, dict[str, float]] = {}
     with np.errstate(divide="ignore", invalid="ignore"):
         for i, bucket in enumerate(BUCKET_NAMES):
@@ -95,29 +129,6 @@ def block_values(table: Table, sae: int, facts: Facts) -> dict[str, dict[str, fl
     return {name: {str(k): float(c[k]) for k in range(facts.first_block, len(c))} for name, c in curves.items()}
 
 
-def zero_values(table: Table) -> dict[str, float]:
-    """What zero ablation does to the LM: the baseline of the recovered scores."""
-    total = {name: table.rows[name].sum() for name in ("ce_clean", "ce_zero", "kl_zero", "n_ce")}
-    ce_zero = total["ce_zero"] / total["n_ce"]
-    return {
-        "ce_spliced": float(ce_zero),
-        "ce_increase": float(ce_zero - total["ce_clean"] / total["n_ce"]),
-        "downstream_loss": float(total["kl_zero"] / table.n_tokens),
-    }
-
-
-def _columns(table: Table, sae: int) -> Columns:
-    """Columns per row of one SAE, with `sst`: squared deviations from the mean of the run, by bucket.
-
-    Deviations were summed about a fixed vector. Moving to the mean needs the vector sums: of each bucket, over the run.
-    A row's share of that shift is taken in proportion to its tokens, so that the total is exact.
-    """
-    columns = {**table.rows, **{name: column[sae] for name, column in table.saes.items()}}
-    if "x_dev_sq" in columns:
-        n, shifts = columns["n"], table.vectors["x_dev"]
-        per_bucket = n.sum(axis=0)
-        shift = shifts.sum(axis=0) / max(1, per_bucket.sum())
-        change = np.square(shift).sum() * per_bucket - 2 * shifts @ shift
-        per_token = np.divide(change, per_bucket, out=np.zeros(len(change)), where=per_bucket > 0)
-        columns["sst"] = columns["x_dev_sq"] + n * per_token[None]
-    return columns
+def columns_of(table: Table, sae: int) -> Columns:
+    """Columns per row of one SAE or control."""
+    return {**table.rows, **{name: column[sae] for name, column in table.saes.items()}}

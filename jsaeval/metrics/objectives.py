@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jsaeval.corpus.masks import Masks
-from jsaeval.forward.batch import curve_tap, default_hook, default_masks
+from jsaeval.forward.batch import default_hook, default_masks
+from jsaeval.forward.downstream import curve_tap
 from jsaeval.forward.head import head
 from jsaeval.forward.splice import at_hook, prefix, splice, suffix
 from jsaeval.forward.sums import over_row, square

@@ -5,6 +5,7 @@ from typing import Any
 
 from jsaeval.forward.sums import BUCKET_NAMES
 from jsaeval.metrics.compute import Value
+from jsaeval.metrics.floors import Floor, RunControls
 from jsaeval.run.evaluate import Results, SAEResult
 
 
@@ -56,13 +57,20 @@ def _sae(result: SAEResult) -> dict[str, Any]:
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
         "source": {"format": card.format, "path": card.source, "sha256": card.sha256},
-        "metrics": {name: _value(value) for name, value in result.metrics.items()},
+        "metrics": _values(result.metrics),
         "by_position": result.by_position,
         "by_block": result.by_block,
     }
+    if result.controls is not None:
+        out["on_control_rows"] = {"metrics": _values(result.controls.on_control_rows)}
+        out["floors"] = {name: _floor(floor) for name, floor in result.controls.floors.items()}
     if result.latents is not None:
         out["density_histogram"] = result.latents.density_histogram()
     return out
+
+
+def _values(values: dict[str, Value]) -> dict[str, Any]:
+    return {id: _value(value) for id, value in values.items()}
 
 
 def _value(value: Value) -> dict[str, Any]:
@@ -71,15 +79,27 @@ def _value(value: Value) -> dict[str, Any]:
     return out | ({"ci95": list(value.ci95)} if value.ci95 else {})
 
 
+def _floor(floor: Floor) -> dict[str, Any]:
+    """A control of an SAE; `difference` is SAE minus control on the same rows."""
+    keep = ("value", "ci95")
+    difference = {id: {k: v for k, v in _value(value).items() if k in keep} for id, value in floor.difference.items()}
+    return {"metrics": _values(floor.metrics), "difference": difference}
+
+
 def _controls(results: Results) -> dict[str, Any]:
-    """Zero ablation per hook; it does not depend on the SAE."""
-    zero = {result.hook.name: result for result in results.saes if result.zero}
-    if not zero:
+    """Controls of the first hook, and of every hook where there are several."""
+    hooks = {hook: _of_hook(controls) for hook, controls in results.controls.items() if controls.metrics}
+    if not hooks:
         return {}
-    first = next(iter(zero.values()))
-    out = {"rows": first.table.n_rows, "n": first.table.n_tokens, "zero": {"metrics": first.zero}}
-    if len(zero) > 1:
-        out["zero"]["by_hook"] = {name: result.zero for name, result in zero.items()}
+    first = next(iter(hooks.values()))
+    return first | ({"by_hook": hooks} if len(hooks) > 1 else {})
+
+
+def _of_hook(controls: RunControls) -> dict[str, Any]:
+    out: dict[str, Any] = {"rows": controls.rows, "n": controls.n}
+    out |= {name: {"metrics": _values(values)} for name, values in controls.metrics.items()}
+    if "identity" in out:
+        out["identity"]["holds"] = controls.identity_holds()
     return out
 
 

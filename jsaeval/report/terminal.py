@@ -1,13 +1,18 @@
 """The report as a table for the terminal: Faithfulness and Interpretability, each value with its interval."""
 
-import math
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
+
+from jsaeval.report.comparison import COLUMNS, comparison, controls_by_hook
+from jsaeval.report.numbers import interval, number
 
 
 _BETTER = {"higher": "↑", "lower": "↓", "neither": ""}
+_VERDICTS = {"better": "better", "worse": "[red]worse[/red]", "unclear": "unclear", "": ""}
+_COMPARED = 3  # columns fit beside each other
 _TITLES = {"faithfulness": "Faithfulness (to the LM)", "interpretability": "Interpretability (to people)"}
 
 
@@ -30,15 +35,44 @@ def show_report(report: dict[str, Any], console: Console) -> None:
                 soft_wrap=True,
             )
             console.print(_table(sae["metrics"]))
-    if zero := report["controls"].get("zero"):
-        values = ", ".join(f"{name} {number(value)}" for name, value in zero["metrics"].items())
-        console.print(f"Zero ablation of the hook: {values}.")
+            print_comparison(report, sae, console)
+    for hook, controls in controls_by_hook(report).items():
+        zero, identity = controls.get("zero"), controls.get("identity")
+        if zero and not identity:
+            console.print(f"Zero ablation of {hook}: {_in_line(zero)}.")
+        if identity and not identity["holds"]:
+            console.print(
+                f"[bold red]Identity control FAILED at {hook}[/bold red]: {_in_line(identity)}", soft_wrap=True
+            )
     provenance = report["provenance"]
     console.print(
         f"{provenance['tokens_per_s']:.0f} tokens/s after {provenance['compile_s']:.0f} s of compilation, "
         f"{provenance['wall_s']:.0f} s in all, peak {provenance['peak_rss_mb'] / 1024:.2f} GiB; "
         f"{provenance['dtype']}, matmul precision {provenance['precision']}."
     )
+
+
+def print_comparison(report: dict[str, Any], sae: dict[str, Any], console: Console) -> None:
+    """Print an SAE next to its controls, if they were run."""
+    lines = comparison(report, sae)
+    if not lines:
+        return
+    shown = [id for id in COLUMNS if id in lines[0].metrics][:_COMPARED]
+    table = RichTable(box=None, pad_edge=False, header_style="dim")
+    table.add_column(f"on the {report['controls']['rows']} control rows", no_wrap=True)
+    for id in shown:
+        table.add_column(id, justify="right", no_wrap=True)
+    table.add_column(f"SAE − control ({shown[0]})", no_wrap=True)
+    for line in lines:
+        values = [number(line.metrics[id]["value"]) if id in line.metrics else "" for id in shown]
+        difference = escape(interval(line.difference.get(shown[0], {})))
+        table.add_row(f"  {line.label}", *values, f"{difference} {_VERDICTS[line.verdict]}".strip())
+    console.print()
+    console.print(table)
+
+
+def _in_line(control: dict[str, Any]) -> str:
+    return ", ".join(f"{id} {number(metric['value'])}" for id, metric in control["metrics"].items())
 
 
 def _table(metrics: dict[str, Any]) -> RichTable:
@@ -52,17 +86,5 @@ def _table(metrics: dict[str, Any]) -> RichTable:
             table.add_row(f"[bold]{title}[/bold]")
         for name, metric in chosen.items():
             unit = f"{metric['unit']} {_BETTER[metric['direction']]}"
-            low_high = metric.get("ci95")
-            interval = f"[{number(low_high[0])}, {number(low_high[1])}]" if low_high else ""
-            table.add_row(f"  {name}", number(metric["value"]), interval.replace("[", "\\["), unit, f"{metric['n']:,}")
+            table.add_row(f"  {name}", number(metric["value"]), escape(interval(metric)), unit, f"{metric['n']:,}")
     return table
-
-
-def number(value: float | None) -> str:
-    """Four significant digits, without exponent where that is readable."""
-    if value is None or not math.isfinite(value):
-        return "undefined"
-    if value == 0 or 1e-4 <= abs(value) < 1e5:
-        digits = 4 if value == 0 else max(0, 3 - math.floor(math.log10(abs(value))))
-        return f"{value:,.{min(digits, 6)}f}"
-    return f"{value:.3e}"

@@ -5,53 +5,64 @@ waited for. Programs are compiled ahead, so that measured speed is the speed of 
 """
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Integer, PyTree
+from jaxtyping import Integer
 
 from jsaeval.corpus.masks import Masks
 from jsaeval.errors import InputError
-from jsaeval.forward.batch import GROUPS, batch_statistics
-from jsaeval.forward.calibrate import hook_sums, zero_final, zero_is_constant
+from jsaeval.forward.batch import GROUPS, Known, batch_statistics
+from jsaeval.forward.controls import RUN_CONTROLS, SAE_CONTROLS
 from jsaeval.forward.latents import merge_counts, no_counts
 from jsaeval.hooks import Hook
 from jsaeval.lm.protocol import HostLM
-from jsaeval.mesh import DATA, map_rows, replicate, shard_rows
+from jsaeval.mesh import replicate
+from jsaeval.run.batches import Batch, Batches, Clock, Model, Programs
+from jsaeval.run.calibration import Progress, calibrate, constant_zero, fit_controls
+from jsaeval.run.lm_cache import LMCache, LMSide
 from jsaeval.sae.module import SAE, SAECard
-from jsaeval.stats.table import Collector, Table, exact
+from jsaeval.stats.table import Collector, Table
 
 
-# Hook activations are kept between calibration and main pass up to this size; beyond it, calibration reads a sample.
-ACTIVATION_BYTES = 512 * 2**20
-CALIBRATION_TOKENS = 100_000
 # Batches after which the per-latent counters go to the host, before a float32 sum over tokens loses digits.
 FLUSH_EVERY = 64
-
-Progress = Callable[[str, int, int], None]
+# Without one of these groups there is nothing that a control could be compared by.
+CONTROLLED = frozenset({"reconstruction", "loss", "curve"})
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How to run: everything that is not the LM, the SAEs or the text."""
+    """How to run: everything that is not the LM, the SAEs or the text.
+
+    Attributes:
+        batch: rows at a time.
+        groups: metric groups, out of `jsaeval.forward.batch.GROUPS`.
+        precision: of matrix products.
+        control_rows: leading rows on which the controls run, too; 0 for no controls.
+        seed: of the controls and of the bootstrap.
+    """
 
     batch: int = 8
     groups: tuple[str, ...] = GROUPS
     precision: str = "highest"
+    control_rows: int = 8
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a pass leaves: the table, the tokens that calibrated it, and where the time went in seconds."""
+    """What a pass leaves.
+
+    `controls` has the control rows only, and after the SAEs the control streams in the order of `control_names`.
+    """
 
     table: Table
+    controls: Table | None
     calibration_tokens: int
     compile_s: float
     run_s: float
@@ -66,6 +77,7 @@ def measure(
     mesh: Mesh,
     setting: Setting = Setting(),
     progress: Progress = lambda stage, tokens, total: None,
+    cache: LMCache | None = None,
 ) -> Measured:
     """Measure SAEs at one hook.
 
@@ -78,25 +90,41 @@ def measure(
         mesh: devices; rows are split over its data axis.
         setting: how.
         progress: called with a stage ("calibrating", "measuring"), the tokens just done in it, and its tokens in all.
+        cache: where the LM's side is kept, and read if it is there.
 
     Raises:
         InputError: no token counts, or an SAE does not fit the hook.
     """
     if not masks.metric.any():
         raise InputError("no token counts: the metric mask is empty; try --metric-mask all")
+    clock, model = Clock(), Model.place(lm, mesh)
     # Cards are static fields: without them, SAEs of one shape share one compiled program.
     saes = replicate(tuple(dataclasses.replace(sae, card=SAECard()) for sae in saes), mesh)
-    model = _Model.place(lm, mesh)
+    groups, n_saes = frozenset(setting.groups), len(saes)
+    n_streams, n_controls = 1 + n_saes, len(RUN_CONTROLS) + n_saes * len(SAE_CONTROLS)
+    batches = Batches(
+        tokens,
+        masks,
+        setting.batch,
+        mesh,
+        control_rows=min(setting.control_rows, len(tokens)) if groups & CONTROLLED else 0,
+        control_size=max(1, setting.batch * n_streams // (n_streams + n_controls)),
+    )
+    side = LMSide(cache, hook, batches, keep_final="loss" in groups)
 
-    clock = _Clock()
-    batches = _Batches(tokens, masks, setting.batch, mesh)
-    block = replicate(jnp.int32(hook.block), mesh)
-    mean, residuals, calibrated = None, None, 0
-    if "reconstruction" in setting.groups:
-        mean, residuals, calibrated = _calibrate(model, hook.site, block, batches, setting, clock, progress)
-    zero = _constant_zero(model, hook, block, batches, setting, clock) if "loss" in setting.groups else None
+    mean, controls, kept, calibrated = None, None, {}, 0
+    if "reconstruction" in groups or batches.control_rows or any(s.input_norm == "expected_average" for s in saes):
+        calibration = calibrate(model, hook, batches, setting.precision, clock, progress, side.residual)
+        mean, kept, calibrated = calibration.mean, calibration.residuals or {}, calibration.tokens
+        saes = tuple(sae.with_scale(calibration.mean_norm) for sae in saes)
+        if batches.control_rows:
+            controls = fit_controls(model, hook, saes, calibration, setting.seed, setting.precision, clock)
+    zero = constant_zero(model, hook, batches, setting.precision, clock) if "loss" in groups else None
+    use_final = "curve" not in groups
 
-    def step(counts, arrays, saes, block, mean, zero, residual, tokens, masks):
+    def step(counts, shared, per_row):
+        arrays, saes, block, mean, zero, controls = shared
+        tokens, masks, known, row_ids = per_row
         out = batch_statistics(
             model.whole(arrays),
             saes,
@@ -104,146 +132,50 @@ def measure(
             hook=Hook(block, hook.site),
             masks=masks,
             mean=mean,
-            residual=residual,
             zero=zero,
+            known=known,
+            controls=controls,
+            row_ids=row_ids,
             groups=setting.groups,
+            keep_final=side.wants_final,
             mesh=mesh,
             precision=setting.precision,
         )
-        return tuple(map(merge_counts, counts, out.latents)), (out.rows, out.saes, out.vectors)
+        return tuple(map(merge_counts, counts, out.latents)), (out.rows, out.saes, out.vectors), out.final
 
     def fresh_counts():
-        return replicate(tuple(no_counts(sae.d_sae) for sae in saes if "latents" in setting.groups), mesh)
+        return replicate(tuple(no_counts(sae.d_sae) for sae in saes if "latents" in groups), mesh)
 
-    def collect(lines: tuple[Any, Any, Any], n_rows: int) -> None:
-        collector.add(*lines, n_rows=n_rows)
-        progress("measuring", n_rows * tokens.shape[1], tokens.size)
+    everything, of_controls, pending = Collector(), Collector(), []
 
-    collector, counts, compiled, pending = Collector(), fresh_counts(), None, []
+    def collect(batch: Batch, lines, final) -> None:
+        rows, columns, vectors = lines
+        everything.add(rows, {name: column[:n_saes] for name, column in columns.items()}, vectors, batch.n_rows)
+        if batch.control:
+            of_controls.add(rows, columns, {}, batch.n_rows)
+        side.keep_final(batch, final)
+        progress("measuring", batch.n_rows * tokens.shape[1], tokens.size)
+
+    program, counts = Programs(jax.jit(step, donate_argnums=0), clock), fresh_counts()
+    block = replicate(jnp.int32(hook.block), mesh)
     for i, batch in enumerate(batches):
-        residual = residuals.pop(0) if residuals else None
-        arguments = (model.arrays, saes, block, mean, zero, residual, batch.tokens, batch.masks)
-        compiled = compiled or clock.compile(jax.jit(step, donate_argnums=0), counts, *arguments)
-        counts, lines = compiled(counts, *arguments)
-        pending.append((lines, batch.n_rows))
+        residual = kept.pop(batch.start, None)
+        side.keep_residual(batch, residual)
+        known = Known(side.residual(batch) if residual is None else residual, side.final(batch) if use_final else None)
+        shared = model.arrays, saes, block, mean, zero, controls if batch.control else None
+        per_row = batch.tokens, batch.masks, known, batch.row_ids
+        counts, lines, final = program(batch.control, counts, shared, per_row)
+        pending.append((batch, lines, final))
         if len(pending) > 1:
             collect(*pending.pop(0))
         if (i + 1) % FLUSH_EVERY == 0:
-            collector.add_latents(counts)
+            everything.add_latents(counts)
             counts = fresh_counts()
     for waiting in pending:
         collect(*waiting)
-    collector.add_latents(counts)
-    return Measured(collector.table(), calibrated, clock.compile_s, clock.run_s())
-
-
-@dataclass(frozen=True)
-class _Model:
-    """An LM cut into its arrays, which cross `jit`, and the rest of the pytree, which may hold anything."""
-
-    arrays: PyTree
-    rest: PyTree
-
-    @classmethod
-    def place(cls, lm: HostLM, mesh: Mesh) -> "_Model":
-        arrays, rest = eqx.partition(lm, eqx.is_array)
-        return cls(replicate(arrays, mesh), rest)
-
-    def whole(self, arrays: PyTree) -> HostLM:
-        return eqx.combine(arrays, self.rest)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Rows on the devices; those from `n_rows` on fill up the batch and are masked."""
-
-    tokens: Int[Array, "row position"]
-    masks: Masks
-    n_rows: int
-
-
-@dataclass(frozen=True)
-class _Batches:
-    """All batches of a run, each of the same shape."""
-
-    tokens: Integer[np.ndarray, "row position"]
-    masks: Masks
-    size: int
-    mesh: Mesh
-
-    def __iter__(self) -> Iterator[_Batch]:
-        size = -(-self.size // self.mesh.shape[DATA]) * self.mesh.shape[DATA]
-        for start in range(0, len(self.tokens), size):
-            n_rows = min(size, len(self.tokens) - start)
-            padded = [
-                np.pad(x[start : start + n_rows], [(0, size - n_rows), (0, 0)]) for x in (self.tokens, *self.masks)
-            ]
-            tokens, *masks = shard_rows([padded[0].astype(np.int32), *padded[1:]], self.mesh)
-            yield _Batch(tokens, Masks(*masks), n_rows)
-
-
-@dataclass
-class _Clock:
-    """Tells the time that compilation took from the time of the run."""
-
-    compile_s: float = 0.0
-    _start: float = field(default_factory=time.perf_counter)
-
-    def compile(self, jitted: Any, *arguments: Any) -> Callable:
-        start = time.perf_counter()
-        compiled = jitted.lower(*arguments).compile()
-        self.compile_s += time.perf_counter() - start
-        return compiled
-
-    def run_s(self) -> float:
-        return time.perf_counter() - self._start - self.compile_s
-
-
-def _calibrate(
-    model: _Model, site: str, block: Array, batches: _Batches, setting: Setting, clock: _Clock, progress: Progress
-) -> tuple[Float[Array, " width"], list[Array] | None, int]:
-    """The mean of x, the prefix of every batch if all of them can be kept, and how many tokens the mean is of."""
-    n_rows, positions = batches.tokens.shape
-    d_model = model.whole(model.arrays).d_model
-    keep = n_rows * positions * d_model * 4 <= ACTIVATION_BYTES
-    if not keep:
-        n_rows = min(n_rows, -(-CALIBRATION_TOKENS // positions))
-        sample = jax.tree.map(lambda m: m[:n_rows], batches.masks)
-        batches = dataclasses.replace(batches, tokens=batches.tokens[:n_rows], masks=sample)
-
-    def sums(shared, tokens: Int[Array, "row position"], mask: Bool[Array, "row position"]):
-        arrays, block = shared
-        with jax.default_matmul_precision(setting.precision):
-            return hook_sums(model.whole(arrays), Hook(block, site), tokens, mask)
-
-    step, residuals, total, compiled = jax.jit(map_rows(sums, batches.mesh)), [], 0.0, None
-    for batch in batches:
-        arguments = ((model.arrays, block), batch.tokens, batch.masks.metric)
-        compiled = compiled or clock.compile(step, *arguments)
-        residual, row_sums = compiled(*arguments)
-        total = total + exact(row_sums).sum(axis=0)
-        if keep:
-            residuals.append(residual)
-        progress("calibrating", batch.n_rows * positions, n_rows * positions)
-    counted = int(batches.masks.metric.sum())
-    if not counted:
-        raise InputError(f"no token of the first {n_rows} rows counts, so there is nothing to calibrate on")
-    mean = replicate(jnp.asarray(total / counted, jnp.float32), batches.mesh)
-    return mean, residuals if keep else None, counted
-
-
-def _constant_zero(
-    model: _Model, hook: Hook, block: Array, batches: _Batches, setting: Setting, clock: _Clock
-) -> Array | None:
-    """The final residual stream of the zero ablation, if it is the same in every row."""
-    if not zero_is_constant(hook, batches.tokens, batches.masks):
-        return None
-    longest = int(batches.masks.valid.sum(axis=1).argmax())
-    row = np.asarray(batches.tokens[longest : longest + 1], np.int32)
-
-    def ablate(arrays, block, tokens, mask):
-        with jax.default_matmul_precision(setting.precision):
-            return zero_final(model.whole(arrays), Hook(block, hook.site), tokens, mask)
-
-    arguments = replicate((model.arrays, block, row, batches.masks.splice[longest : longest + 1]), batches.mesh)
-    return clock.compile(jax.jit(ablate), *arguments)(*arguments)
+    everything.add_latents(counts)
+    side.write()
+    table = everything.table().with_variance()
+    shared_rows = {name: column[: batches.control_rows] for name, column in table.rows.items()}
+    control_table = Table(shared_rows, of_controls.table().saes, {}, ()) if batches.control_rows else None
+    return Measured(table, control_table, calibrated, clock.compile_s, clock.run_s())

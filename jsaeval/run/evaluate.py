@@ -25,9 +25,13 @@ from jsaeval.lm.decoder import Decoder
 from jsaeval.lm.load import load_tokenizer
 from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import make_mesh
-from jsaeval.metrics.compute import Facts, Value, block_values, position_values, scalar_values, zero_values
+from jsaeval.metrics.compute import Facts, Value, block_values, position_values, scalar_values
+from jsaeval.metrics.floors import RunControls, SAEControls, run_controls, sae_controls
 from jsaeval.metrics.latents import LatentTable, latent_table
-from jsaeval.run.engine import Measured, Progress, Setting, measure
+from jsaeval.metrics.registry import REGISTRY
+from jsaeval.run.calibration import Progress
+from jsaeval.run.engine import Measured, Setting, measure
+from jsaeval.run.lm_cache import LMCache
 from jsaeval.sae.module import SAE
 from jsaeval.stats.table import Collector, Table
 
@@ -37,14 +41,17 @@ DEFAULT_ROWS = 16
 
 @dataclass(frozen=True)
 class SAEResult:
-    """One SAE's part of the results. `table` and `index` locate its lines in the statistics table."""
+    """One SAE's part of the results. `table` and `index` locate its lines in the statistics table.
+
+    `controls` is None in a run without controls.
+    """
 
     sae: SAE
     hook: Hook
     metrics: dict[str, Value]
     by_position: dict[str, dict[str, float]]
     by_block: dict[str, dict[str, float]]
-    zero: dict[str, float]
+    controls: SAEControls | None
     latents: LatentTable | None
     table: Table
     index: int
@@ -68,9 +75,13 @@ class Failed:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that a run measured; `entries` are in the order in which the SAEs were given."""
+    """Everything that a run measured.
+
+    `entries` are in the order in which the SAEs were given; `controls` are those of each hook, by its name.
+    """
 
     entries: tuple[SAEResult | Failed, ...]
+    controls: dict[str, RunControls]
     rows: Rows
     masks: Masks
     mask_names: dict[str, str]
@@ -96,7 +107,7 @@ def evaluate(
     splice_mask: MaskName | None = None,
     setting: Setting = Setting(),
     mesh: Mesh | None = None,
-    seed: int = 0,
+    lm_cache: str | Path | None = None,
     progress: Progress = lambda stage, tokens, total: None,
 ) -> Results:
     """Evaluate SAEs in a language model.
@@ -111,9 +122,9 @@ def evaluate(
         hook: overrides the hook on the cards of the SAEs.
         metric_mask: which tokens enter a mean.
         splice_mask: at which tokens the SAE takes over; default as `metric_mask`.
-        setting: batch size, metric groups, precision.
+        setting: batch size, metric groups, precision, controls, seed.
         mesh: devices; default all of them on the data axis.
-        seed: of the bootstrap.
+        lm_cache: a folder for the LM's side of the run, from which another run at the same hook takes it.
         progress: see `jsaeval.run.engine.measure`.
 
     Raises:
@@ -127,16 +138,22 @@ def evaluate(
     data = _rows(lm, corpus, tokens, rows, context)
     masks = make_masks(np.asarray(data.tokens), card_of(lm).special_ids, data.pad, metric_mask, splice_mask)
 
+    cache = None if lm_cache is None else LMCache.of(Path(lm_cache), lm, setting.precision, data.sha256())
+
     results: dict[int, SAEResult] = {}
-    passes = []
+    passes, controls = [], {}
     for at in dict.fromkeys(hooks):
         group = [i for i, h in enumerate(hooks) if h == at]
-        passes.append(measure(lm, [saes[i] for i in group], at, data.tokens, masks, mesh, setting, progress))
+        passes.append(measure(lm, [saes[i] for i in group], at, data.tokens, masks, mesh, setting, progress, cache))
+        facts = Facts(saes[group[0]].d_in, int(at.prefix_stop))
+        controlled = passes[-1].controls or passes[-1].table
+        controls[at.name] = run_controls(controlled, len(group), facts, setting.seed)
         for index, i in enumerate(group):
-            results[i] = _result(saes[i], at, index, passes[-1], setting, seed)
+            results[i] = _result(saes[i], at, facts, index, passes[-1], setting)
     names = {"metric": metric_mask, "splice": splice_mask or metric_mask}
     provenance = _provenance(passes, data, mesh, setting, lm) | {"wall_s": time.perf_counter() - start}
-    return Results(tuple(results[i] for i in range(len(saes))), data, masks, names, _describe(lm), provenance)
+    entries = tuple(results[i] for i in range(len(saes)))
+    return Results(entries, controls, data, masks, names, _describe(lm), provenance)
 
 
 def hook_of(sae: SAE, override: str | None, lm: HostLM) -> Hook:
@@ -179,17 +196,21 @@ def _rows(lm: HostLM, corpus: str, tokens: Any, rows: int | None, context: int) 
     return data
 
 
-def _result(sae: SAE, hook: Hook, index: int, measured: Measured, setting: Setting, seed: int) -> SAEResult:
-    table, groups = measured.table, setting.groups
-    facts = Facts(sae.d_in, int(hook.prefix_stop))
+def _result(sae: SAE, hook: Hook, facts: Facts, index: int, measured: Measured, setting: Setting) -> SAEResult:
+    table, groups, seed = measured.table, setting.groups, setting.seed
+    controls, n_saes = None, len(next(iter(table.saes.values())))
     latents = latent_table(sae, table.latents[index], table.n_tokens) if "latents" in groups else None
+    metrics = scalar_values(table, index, facts, seed, latents)
+    if measured.controls is not None:
+        controls = sae_controls(measured.controls, index, n_saes, facts, seed)
+        metrics |= controls.compared
     return SAEResult(
         sae=sae,
         hook=hook,
-        metrics=scalar_values(table, index, facts, seed, latents),
+        metrics={id: metrics[id] for id in REGISTRY if id in metrics},
         by_position=position_values(table, index, facts),
         by_block=block_values(table, index, facts) if "curve" in groups else {},
-        zero=zero_values(table) if "loss" in groups else {},
+        controls=controls,
         latents=latents,
         table=table,
         index=index,
@@ -242,7 +263,7 @@ def summarise(
     for batch in statistics:
         collector.add(batch.rows, batch.saes, batch.vectors, n_rows=len(batch.rows["n"]))
         collector.add_latents(batch.latents)
-    table, hook = collector.table(), hook or default_hook(saes)
+    table, hook = collector.table().with_variance(), hook or default_hook(saes)
     values = []
     for i, sae in enumerate(saes):
         latents = latent_table(sae, table.latents[i], table.n_tokens) if table.latents else None

@@ -41,6 +41,12 @@ class Plan:
     """Tokens that enter a mean: all but special tokens and position 0, or all but padding."""
     splice_mask: MaskName | None = None
     """Tokens whose activation is replaced. Default: as --metric-mask."""
+    controls: bool = True
+    """Compare with ablations, random errors and baseline dictionaries, and check the splice."""
+    control_rows: int = 8
+    """Leading rows on which the controls run."""
+    lm_cache: Annotated[str, tyro.conf.arg(metavar="off|DIR")] = "off"
+    """Folder that keeps the LM's side of the run for later SAEs at the same hook."""
     mesh: str | None = None
     """Devices as DATA,MODEL. Default: all on the data axis."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -48,7 +54,7 @@ class Plan:
     precision: Literal["highest", "default"] = "highest"
     """Of matrix products."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Of the controls and of the bootstrap."""
     out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder for the results. Default: a fresh one under runs/."""
 
@@ -81,15 +87,18 @@ class Plan:
 
     def check(self) -> None:
         """Raises InputError where a value cannot be meant, before anything is loaded."""
-        for name, value, least in (("rows", self.rows, 1), ("batch", self.batch, 1), ("context", self.context, 2)):
+        for name, least in (("rows", 1), ("batch", 1), ("context", 2), ("control_rows", 1)):
+            value = getattr(self, name)
             if value is not None and value < least:
-                raise InputError(f"--{name} {value}: at least {least} is needed")
+                raise InputError(f"--{name.replace('_', '-')} {value}: at least {least} is needed")
         self.groups()
         self.mesh_shape()
 
     def to_toml(self) -> str:
-        """Everything but where the results go; what two runs must share to be the same run."""
-        return tomli_w.dumps({k: v for k, v in dataclasses.asdict(self).items() if v is not None and k != "out"})
+        """Everything but where files go; what two runs must share to be the same run."""
+        elsewhere = ("out", "lm_cache")
+        values = dataclasses.asdict(self).items()
+        return tomli_w.dumps({k: v for k, v in values if v is not None and k not in elsewhere})
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ This table is what is stored, merged, bootstrapped and turned into metrics. Colu
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -32,6 +32,21 @@ class Table:
     def n_tokens(self) -> int:
         """Counted tokens N = |T|."""
         return int(self.rows["n"].sum())
+
+    def with_variance(self) -> "Table":
+        """The same table with the column `sst` (by bucket): squared deviations of x from the mean of the run.
+
+        Deviations were summed about a fixed vector. Moving to the mean needs sums of vectors, which are known per
+        bucket over the run; a row takes part in proportion to its tokens, so totals by bucket are exact.
+        """
+        if "x_dev_sq" not in self.rows:
+            return self
+        n, shifts = self.rows["n"], self.vectors["x_dev"]
+        per_bucket = n.sum(axis=0)
+        shift = shifts.sum(axis=0) / max(1, per_bucket.sum())
+        change = np.square(shift).sum() * per_bucket - 2 * shifts @ shift
+        per_token = np.divide(change, per_bucket, out=np.zeros(len(change)), where=per_bucket > 0)
+        return replace(self, rows=self.rows | {"sst": self.rows["x_dev_sq"] + n * per_token[None]})
 
 
 @dataclass

@@ -25,12 +25,15 @@ def spliced_logits(config, tensors, tokens, hook, replacement, mask):
     return lm_oracle.run(config, tensors, tokens, splice=splice)
 
 
-def line(config, tensors, sae, tokens, hook, masks, mean):
-    """(columns of the row, columns of the row and SAE) of one row; masks are those of the row."""
+def line(config, tensors, sae, tokens, hook, masks, mean, replace=sae_oracle):
+    """(columns of the row, columns of the row and SAE) of one row; masks are those of the row.
+
+    `replace`: from the SAE and x to z and x̂.
+    """
     valid, metric, splice = masks
     seen, logits = lm_oracle.run(config, tensors, tokens)
     x = seen[hook.name]
-    z, xhat = sae_oracle(sae, x)
+    z, xhat = replace(sae, x)
     later, q_logits = spliced_logits(config, tensors, tokens, hook, xhat, splice)
     _, zero_logits = spliced_logits(config, tensors, tokens, hook, np.zeros_like(x), splice)
     p, q, zero = log_softmax(logits), log_softmax(q_logits), log_softmax(zero_logits)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from jsaeval.forward.sums import BUCKETS
-from jsaeval.metrics.compute import Facts, block_values, position_values, scalar_values, zero_values
+from jsaeval.metrics.compute import Facts, block_values, position_values, scalar_values
+from jsaeval.metrics.floors import run_controls
 from jsaeval.metrics.registry import REGISTRY
 from jsaeval.stats.table import Table
 from tests.data import golden_variants
@@ -32,7 +33,7 @@ def table_of(x, xhat, mean):
         "legacy": (error / (deviation**2).sum(-1)).sum(1),
     }
     vectors = {"x_dev": np.stack([deviation[:, a:b].sum((0, 1)) for a, b in BUCKETS])}
-    return Table(rows, {name: column[None] for name, column in saes.items()}, vectors, ())
+    return Table(rows, {name: column[None] for name, column in saes.items()}, vectors, ()).with_variance()
 
 
 @pytest.mark.parametrize("massive", [True, False])
@@ -138,7 +139,10 @@ def test_closed_forms():
     np.testing.assert_allclose(list(blocks["downstream_mse"].values()), [2, 6])
     spread = table.rows["resid_sq"].sum(0) / table.n_tokens - 16 * 0.25
     np.testing.assert_allclose(list(blocks["downstream_fvu"].values()), [2 / spread[2], 6 / spread[3]])
-    np.testing.assert_allclose(zero_values(table)["ce_increase"], zero - clean)
+    of_zero = run_controls(table, 1, facts, 0)
+    assert set(of_zero.metrics) == {"zero"} and of_zero.rows == table.n_rows and of_zero.identity_holds()
+    np.testing.assert_allclose(of_zero.metrics["zero"]["ce_increase"].value, zero - clean)
+    np.testing.assert_allclose(of_zero.metrics["zero"]["downstream_loss"].value, 8)
     assert set(position_values(table, 0, facts)) == {"l0", "downstream_loss"}
 
 
@@ -152,7 +156,7 @@ def test_what_was_not_measured_is_absent():
 
 
 def test_every_declaration_is_complete():
-    assert len(REGISTRY) == 24
+    assert len(REGISTRY) == 26
     for metric in REGISTRY.values():
         assert metric.formula and metric.source and metric.unit and 1 <= metric.tier <= 5
         # everything about x̂, CE, KL and agreement is faithfulness; everything about z alone is interpretability

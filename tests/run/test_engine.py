@@ -5,9 +5,10 @@ import pytest
 
 from jsaeval.corpus.masks import make_masks
 from jsaeval.errors import InputError
+from jsaeval.forward.controls import control_names
 from jsaeval.hooks import parse_hook
 from jsaeval.mesh import make_mesh
-from jsaeval.run import engine
+from jsaeval.run import batches, calibration, engine
 from jsaeval.run.engine import Setting, measure
 from tests.tiny import HOOK, tiny_sae
 
@@ -26,7 +27,8 @@ def run(lm, data, rows=slice(None), devices=1, **setting):
     tokens, masks = data
     masks = type(masks)(*(m[rows] for m in masks))
     saes = [tiny_sae("relu"), tiny_sae("topk", d_sae=24)]
-    return measure(lm, saes, parse_hook(HOOK), tokens[rows], masks, make_mesh(devices), Setting(**setting))
+    setting = Setting(**({"control_rows": 0} | setting))
+    return measure(lm, saes, parse_hook(HOOK), tokens[rows], masks, make_mesh(devices), setting)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,46 @@ def test_batches_and_devices_agree(batch, devices, lm, data, expected):
     assert got.calibration_tokens == expected.calibration_tokens == data[1].metric.sum()
 
 
+@pytest.fixture(scope="module")
+def controlled(lm, data):
+    return run(lm, data, batch=ROWS, control_rows=5)
+
+
+def test_controls_change_nothing_else(lm, controlled, expected):
+    agree(controlled, expected)
+    same_totals(controlled, expected)
+    assert expected.controls is None and controlled.controls is not None
+    for name, column in controlled.controls.saes.items():
+        assert column.shape[:2] == (2 + 2 + 2 * 4, 5)
+        close(column[:2], expected.table.saes[name][:, :5], name)
+    for name, column in controlled.controls.rows.items():
+        close(column, controlled.table.rows[name][:5], name)
+
+
+@pytest.mark.parametrize(("batch", "devices"), [(1, 1), (16, 8)])
+def test_controls_do_not_depend_on_batches_and_devices(batch, devices, lm, data, controlled):
+    got = run(lm, data, batch=batch, devices=devices, control_rows=5)
+    agree(got, controlled)
+    same_totals(got, controlled)
+    for name, column in controlled.controls.saes.items():
+        close(got.controls.saes[name], column, name)
+
+
+def test_controls_are_what_they_say(controlled):
+    """Identity changes nothing, random SAEs are as sparse as the SAE, random errors as large, PCA keeps more of x."""
+    streams = dict(zip(control_names(2), range(2, 12), strict=True))
+    table, sums = (
+        controlled.controls,
+        {k: c.sum(axis=(1, -1)[: c.ndim - 1]) for k, c in controlled.controls.saes.items()},
+    )
+    assert np.abs(table.saes["kl"][streams["identity", -1]]).max() < 1e-4
+    for i in range(2):
+        close(sums["sse"][streams["random_error", i]], sums["sse"][i], "sse")
+        np.testing.assert_allclose(sums["l0"][streams["random_sae", i]], sums["l0"][i], rtol=0.1)
+        assert sums["sse"][streams["pca", i]] < sums["sse"][streams["mean", -1]]
+        assert sums["l0"][streams["pca", i]] == sums["l0"][streams["permuted_decoder", i]] == 0
+
+
 def test_shuffled_rows_agree(lm, data, expected):
     order = np.random.default_rng(0).permutation(ROWS)
     got = run(lm, data, rows=order, batch=4)
@@ -76,9 +118,9 @@ def test_shuffled_rows_agree(lm, data, expected):
 
 def test_calibration_on_a_sample(lm, data, expected, monkeypatch):
     """When activations do not fit, the prefix runs again, and the variance is still about the mean of the run."""
-    monkeypatch.setattr(engine, "ACTIVATION_BYTES", 0)
-    monkeypatch.setattr(engine, "CALIBRATION_TOKENS", 100)
-    got = run(lm, data, batch=4)
+    monkeypatch.setattr(calibration, "ACTIVATION_BYTES", 0)
+    monkeypatch.setattr(calibration, "CALIBRATION_TOKENS", 100)
+    got = run(lm, data, batch=4, control_rows=3)
     assert got.calibration_tokens == data[1].metric[:5].sum()  # 5 rows of 24 positions are the first 100 tokens
     for name in set(expected.table.saes) - {"legacy"}:
         close(got.table.saes[name], expected.table.saes[name], name)
@@ -106,7 +148,7 @@ def test_progress_counts_every_token(lm, data):
         tokens,
         masks,
         make_mesh(1),
-        Setting(batch=4),
+        Setting(batch=4, control_rows=0),
         lambda *call: calls.append(call),
     )
     for stage in ("calibrating", "measuring"):
@@ -127,10 +169,15 @@ def test_an_empty_mask_is_refused(lm, data):
         measure(lm, [tiny_sae()], parse_hook(HOOK), tokens, empty, make_mesh(1))
 
 
-def test_the_device_is_given_one_program(lm, data, monkeypatch):
-    """All batches, the last one too, have one shape: a second shape would need a second program."""
+@pytest.mark.parametrize(("control_rows", "programs"), [(0, 3), (5, 9), (ROWS, 5)])
+def test_one_program_per_kind_of_batch(control_rows, programs, lm, data, monkeypatch):
+    """All batches with controls, and all without, have one shape: another shape would need another program.
+
+    Without controls: calibration, zero ablation, the pass. Controls are fitted by two more programs, and all but
+    zero ablation are needed once per kind.
+    """
     compiled = []
-    original = engine._Clock.compile
-    monkeypatch.setattr(engine._Clock, "compile", lambda self, *a: compiled.append(a) or original(self, *a))
-    run(lm, data, batch=4)
-    assert len(compiled) == 3  # calibration, zero ablation, the pass
+    original = batches.Clock.compile
+    monkeypatch.setattr(batches.Clock, "compile", lambda self, *a: compiled.append(a) or original(self, *a))
+    run(lm, data, batch=4, control_rows=control_rows)
+    assert len(compiled) == programs

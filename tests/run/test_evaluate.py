@@ -22,7 +22,7 @@ def ids(tokens):
 @pytest.fixture(scope="module")
 def results(lm, ids):
     saes = [tiny_sae("relu"), tiny_sae("topk", hook="blocks.0.hook_mlp_out"), tiny_sae("jumprelu")]
-    return evaluate(lm, saes, tokens=ids, mesh=jsaeval.make_mesh(1), setting=Setting(batch=4))
+    return evaluate(lm, saes, tokens=ids, mesh=jsaeval.make_mesh(1), setting=Setting(batch=4, control_rows=2))
 
 
 def test_entries_keep_their_order(results):
@@ -32,13 +32,14 @@ def test_entries_keep_their_order(results):
         "blocks.0.hook_mlp_out",
         "blocks.1.hook_resid_post",
     ]
-    assert len(results.saes[0].metrics) == 24
+    assert len(results.saes[0].metrics) == 26
     assert list(results.saes[0].by_block["downstream_fvu"]) == ["2"]
     assert list(results.saes[1].by_block["downstream_fvu"]) == ["0", "1", "2"]
 
 
 def test_an_sae_alone_gives_the_same_numbers(results, lm, ids):
-    (alone,) = evaluate(lm, [tiny_sae("jumprelu")], tokens=ids, mesh=jsaeval.make_mesh(1)).saes
+    setting = Setting(control_rows=2)
+    (alone,) = evaluate(lm, [tiny_sae("jumprelu")], tokens=ids, mesh=jsaeval.make_mesh(1), setting=setting).saes
     for name, value in results.saes[2].metrics.items():
         np.testing.assert_allclose(alone[name], value.value, rtol=2e-5, err_msg=name)
 

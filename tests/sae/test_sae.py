@@ -277,7 +277,9 @@ def test_saelens_rescaling_by_the_decoder_norm(architecture, tmp_path):
     else:
         z[pre <= 0.4] = 0
     np.testing.assert_allclose(back.encode(jnp.asarray(x)), z, atol=2e-6)
-    np.testing.assert_allclose(back.decode(jnp.asarray(z)), z / norm @ np.asarray(sae.W_dec) + np.asarray(sae.b_dec), atol=5e-6)
+    np.testing.assert_allclose(
+        back.decode(jnp.asarray(z)), z / norm @ np.asarray(sae.W_dec) + np.asarray(sae.b_dec), atol=5e-6
+    )
 
 
 @pytest.mark.parametrize("kind", ["relu", "jumprelu", "batch_topk", "gated"])

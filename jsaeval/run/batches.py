@@ -1,0 +1,123 @@
+"""The rows of a run as batches on the devices, the LM on the devices, and the clock."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Integer, PyTree
+
+from jsaeval.corpus.masks import Masks
+from jsaeval.lm.protocol import HostLM
+from jsaeval.mesh import DATA, replicate, shard_rows
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows `start .. start + n_rows - 1` on the devices; the rest fills up the batch and is masked."""
+
+    tokens: Array
+    masks: Masks
+    row_ids: Array
+    start: int
+    n_rows: int
+    size: int
+    control: bool
+
+
+@dataclass(frozen=True)
+class Batches:
+    """All batches of a run: first the control rows, a few at a time because they have many streams, then the others.
+
+    Batches of each of the two kinds have one shape, so each kind is one program.
+    """
+
+    tokens: Integer[np.ndarray, "row position"]
+    masks: Masks
+    size: int
+    mesh: Mesh
+    control_rows: int = 0
+    control_size: int = 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        n_rows, share = len(self.tokens), self.mesh.shape[DATA]
+        for first, last, size in (
+            (0, self.control_rows, self.control_size),
+            (self.control_rows, n_rows, self.size),
+        ):
+            size = -(-size // share) * share
+            for start in range(first, last, size):
+                yield self._batch(start, min(size, last - start), size, control=last == self.control_rows)
+
+    def leading(self, n_rows: int) -> "Batches":
+        """The same for the first rows only."""
+        masks = Masks(*(mask[:n_rows] for mask in self.masks))
+        control = min(self.control_rows, n_rows)
+        return Batches(self.tokens[:n_rows], masks, self.size, self.mesh, control, self.control_size)
+
+    def on_devices(self, rows: np.ndarray, batch: Batch) -> Array:
+        """Host rows of the run that belong to a batch, padded and sharded as it is."""
+        part = rows[batch.start : batch.start + batch.n_rows]
+        return shard_rows(_padded(part, batch.size), self.mesh)
+
+    def _batch(self, start: int, n_rows: int, size: int, control: bool) -> Batch:
+        part = slice(start, start + n_rows)
+        ids = np.arange(start, start + size, dtype=np.int32)
+        host = [self.tokens[part].astype(np.int32), *(mask[part] for mask in self.masks)]
+        tokens, *masks = shard_rows([_padded(x, size) for x in host], self.mesh)
+        return Batch(tokens, Masks(*masks), shard_rows(ids, self.mesh), start, n_rows, size, control)
+
+
+def _padded(rows: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(rows, [(0, size - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+
+
+@dataclass(frozen=True)
+class Model:
+    """An LM cut into its arrays, which cross `jit`, and the rest of the pytree, which may hold anything."""
+
+    arrays: PyTree
+    rest: PyTree
+
+    @classmethod
+    def place(cls, lm: HostLM, mesh: Mesh) -> "Model":
+        """With its arrays on every device of the mesh."""
+        arrays, rest = eqx.partition(lm, eqx.is_array)
+        return cls(replicate(arrays, mesh), rest)
+
+    def whole(self, arrays: PyTree) -> HostLM:
+        return eqx.combine(arrays, self.rest)
+
+
+@dataclass
+class Clock:
+    """Tells the time that compilation took from the time of the run."""
+
+    compile_s: float = 0.0
+    _start: float = field(default_factory=time.perf_counter)
+
+    def compile(self, jitted: Any, *arguments: Any) -> Callable:
+        start = time.perf_counter()
+        compiled = jitted.lower(*arguments).compile()
+        self.compile_s += time.perf_counter() - start
+        return compiled
+
+    def run_s(self) -> float:
+        return time.perf_counter() - self._start - self.compile_s
+
+
+@dataclass
+class Programs:
+    """One compiled program per kind of batch."""
+
+    jitted: Any
+    clock: Clock
+    _compiled: dict[bool, Callable] = field(default_factory=dict)
+
+    def __call__(self, kind: bool, *arguments: Any) -> Any:
+        if kind not in self._compiled:
+            self._compiled[kind] = self.clock.compile(self.jitted, *arguments)
+        return self._compiled[kind](*arguments)

@@ -1,0 +1,148 @@
+"""Calibration: what is fixed before the main pass, from all rows if their hook activations fit, else from a sample.
+
+It fixes the mean of x, the scale of `expected_average` SAEs, each SAE's L0, and with it the controls. It never depends
+on batch size or devices.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jsaeval.errors import InputError
+from jsaeval.forward.calibrate import code_moments, hook_sums, zero_final, zero_is_constant
+from jsaeval.forward.controls import Controls, random_sae
+from jsaeval.forward.splice import at_hook
+from jsaeval.hooks import Hook
+from jsaeval.mesh import map_rows, replicate
+from jsaeval.run.batches import Batch, Batches, Clock, Model, Programs
+from jsaeval.sae.module import SAE
+from jsaeval.stats.table import exact
+
+
+# Hook activations are kept between calibration and main pass up to this size; beyond it, calibration reads a sample.
+ACTIVATION_BYTES = 512 * 2**20
+CALIBRATION_TOKENS = 100_000
+# The threshold of a random SAE is a quantile over this many tokens (fewer, where the dictionary is very wide).
+SAMPLE_TOKENS = 2048
+SAMPLE_NUMBERS = 2**26
+
+Progress = Callable[[str, int, int], None]
+# The residual stream of a batch where it is at hand already (from a cache), else None.
+Residuals = Callable[[Batch], Array | None]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`residuals`: of each batch, by its first row, where all were kept; `tokens`: how many tokens were counted."""
+
+    mean: Float[Array, " width"]
+    mean_norm: float
+    residuals: dict[int, Array] | None
+    batches: Batches
+    tokens: int
+
+
+def calibrate(
+    model: Model,
+    hook: Hook,
+    batches: Batches,
+    precision: str,
+    clock: Clock,
+    progress: Progress,
+    cached: Residuals = lambda batch: None,
+) -> Calibration:
+    """The mean of x, and E‖x‖.
+
+    Raises:
+        InputError: no token of the sample counts.
+    """
+    n_rows, positions = batches.tokens.shape
+    keep = n_rows * positions * model.whole(model.arrays).d_model * 4 <= ACTIVATION_BYTES
+    if not keep:
+        n_rows = min(n_rows, -(-CALIBRATION_TOKENS // positions))
+        batches = batches.leading(n_rows)
+
+    def sums(shared, tokens: Int[Array, "row position"], mask: Bool[Array, "row position"], residual: Array | None):
+        arrays, block = shared
+        with jax.default_matmul_precision(precision):
+            return hook_sums(model.whole(arrays), Hook(block, hook.site), tokens, mask, residual)
+
+    step = Programs(jax.jit(map_rows(sums, batches.mesh)), clock)
+    shared = model.arrays, replicate(jnp.int32(hook.block), batches.mesh)
+    residuals, x_sum, norm_sum = {}, 0.0, 0.0
+    for batch in batches:
+        known = cached(batch)
+        residual, x_rows, norm_rows = step(batch.control, shared, batch.tokens, batch.masks.metric, known)
+        x_sum, norm_sum = x_sum + exact(x_rows).sum(axis=0), norm_sum + exact(norm_rows).sum()
+        if keep:
+            residuals[batch.start] = residual
+        progress("calibrating", batch.n_rows * positions, n_rows * positions)
+    counted = int(batches.masks.metric.sum())
+    if not counted:
+        raise InputError(f"no token of the first {n_rows} rows counts, so there is nothing to calibrate on")
+    mean = replicate(jnp.asarray(x_sum / counted, jnp.float32), batches.mesh)
+    return Calibration(mean, float(norm_sum) / counted, residuals if keep else None, batches, counted)
+
+
+def fit_controls(
+    model: Model, hook: Hook, saes: tuple[SAE, ...], calibration: Calibration, seed: int, precision: str, clock: Clock
+) -> Controls:
+    """Controls of each SAE: its L0 on the calibration rows, and what is as sparse or as small."""
+    batches, mean = calibration.batches, calibration.mean
+    block = replicate(jnp.int32(hook.block), batches.mesh)
+
+    def enter(shared, tokens: Int[Array, "row position"], residual: Array | None):
+        arrays, block = shared
+        with jax.default_matmul_precision(precision):
+            lm, at = model.whole(arrays), Hook(block, hook.site)
+            return at_hook(lm, at, hook_sums(lm, at, tokens, jnp.ones_like(tokens, bool), residual)[0])
+
+    def moments(saes, mean, x: Float[Array, "row position width"], mask: Bool[Array, "row position"]):
+        with jax.default_matmul_precision(precision):
+            return code_moments(saes, mean, x, mask, batches.mesh)
+
+    step = Programs(jax.jit(map_rows(enter, batches.mesh)), clock)
+    measure = Programs(jax.jit(moments), clock)
+    l0, covariance, sample, wanted = np.zeros(len(saes)), 0.0, [], SAMPLE_TOKENS
+    for batch in batches:
+        residual = None if calibration.residuals is None else calibration.residuals[batch.start]
+        x = step(batch.control, (model.arrays, block), batch.tokens, residual)
+        counts, products = measure(batch.control, saes, mean, x, batch.masks.metric)
+        l0, covariance = l0 + exact(counts), covariance + exact(products)
+        if wanted > 0:
+            sample.append(np.asarray(x, np.float32)[np.asarray(batch.masks.metric)][:wanted])
+            wanted -= len(sample[-1])
+    l0 = l0 / calibration.tokens
+    _, vectors = np.linalg.eigh(covariance)
+    tokens, host_mean = np.concatenate(sample), np.asarray(mean)
+    draw = jax.jit(random_sae, static_argnums=(0, 1))
+    random, permutations, components = [], [], []
+    for sae, mean_l0 in zip(saes, l0, strict=True):
+        part = tokens[: max(1, SAMPLE_NUMBERS // sae.d_sae)]
+        with jax.default_matmul_precision(precision):
+            random.append(draw(seed, sae.d_sae, np.float32(mean_l0), host_mean, part))
+        permutations.append(jnp.asarray(np.random.default_rng(seed).permutation(sae.d_sae), jnp.int32))
+        k = min(max(1, round(float(mean_l0))), len(vectors))
+        components.append(jnp.asarray(vectors[:, ::-1][:, :k].T, jnp.float32))
+    controls = Controls(jnp.int32(seed), mean, tuple(random), tuple(permutations), tuple(components))
+    return replicate(controls, batches.mesh)
+
+
+def constant_zero(model: Model, hook: Hook, batches: Batches, precision: str, clock: Clock) -> Array | None:
+    """The final residual stream of the zero ablation, if it is the same in every row."""
+    if not zero_is_constant(hook, batches.tokens, batches.masks):
+        return None
+    longest = int(batches.masks.valid.sum(axis=1).argmax())
+    row = np.asarray(batches.tokens[longest : longest + 1], np.int32)
+
+    def ablate(arrays, block, tokens, mask):
+        with jax.default_matmul_precision(precision):
+            return zero_final(model.whole(arrays), Hook(block, hook.site), tokens, mask)
+
+    inputs = jnp.int32(hook.block), row, batches.masks.splice[longest : longest + 1]
+    arguments = (model.arrays, *replicate(inputs, batches.mesh))
+    return clock.compile(jax.jit(ablate), *arguments)(*arguments)
