@@ -1,6 +1,6 @@
-"""Where text comes from: named corpora, text files, JSONL, parquet, and folders of these → a stream of documents."""
+"""Where text comes from: named corpora, files, folders, and data sets of `datasets` → a stream of documents."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from jsaeval.cache import SAE_PROBES, wheel_member
+from jsaeval.corpus import hub
 from jsaeval.errors import InputError, nearest
 
 
@@ -48,10 +49,11 @@ _SUFFIXES = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "par
 
 
 def open_corpus(name: str) -> Documents:
-    """A corpus by name, file or folder.
+    """A corpus by name, file, folder, or id on the Hugging Face hub.
 
     A `.txt` file is one document. A `.jsonl` or `.parquet` file is one document a line or row, in the column `text` or
-    else in its only column of strings. A folder is all such files in it, sorted by path.
+    else in its only column of strings. A folder is all such files in it, sorted by path, or what `save_to_disk` of
+    `datasets` wrote. A hub id is streamed: its split `train`, unless the name says another.
 
     Raises:
         InputError: no such corpus, or nothing in it that can be read.
@@ -60,13 +62,21 @@ def open_corpus(name: str) -> Documents:
         return NAMED[name]
     path = Path(name)
     if not path.exists():
-        raise InputError(f"corpus {name!r}: no such file, folder or name{nearest(name, NAMED)}")
+        if hub.is_hub_id(name) and path.suffix not in _SUFFIXES:
+            revision = hub.pin_hub_dataset(name)
+            return Documents(name, f"hub\t{name}\t{revision}", lambda: hub.read_hub_dataset(name, revision))
+        raise InputError(f"corpus {name!r}: no such file, folder or name{nearest(name, NAMED)}; or {hub.HUB_FORM}")
+    if path.is_dir() and hub.is_saved_dataset(path):
+        return Documents(name, _identity(path.rglob("*")), lambda: hub.read_saved_dataset(path))
     files = sorted(f for f in path.rglob("*") if f.suffix in _SUFFIXES) if path.is_dir() else [path]
     if not files or any(f.suffix not in _SUFFIXES for f in files):
         raise InputError(f"corpus {name!r}: files of type {', '.join(_SUFFIXES)} were expected")
-    stats = [(f, f.stat()) for f in files]
-    identity = "\n".join(f"{f.resolve()}\t{s.st_size}\t{s.st_mtime_ns}" for f, s in stats)
-    return Documents(str(name), identity, lambda: (text for f in files for text in _read_file(f)))
+    return Documents(name, _identity(files), lambda: (text for f in files for text in _read_file(f)))
+
+
+def _identity(files: Iterable[Path]) -> str:
+    stats = [(f, f.stat()) for f in sorted(files) if f.is_file()]
+    return "\n".join(f"{f.resolve()}\t{s.st_size}\t{s.st_mtime_ns}" for f, s in stats)
 
 
 def _read_file(path: Path) -> Iterator[str]:
@@ -80,25 +90,9 @@ def _read_file(path: Path) -> Iterator[str]:
 
     datasets.disable_progress_bars()
     try:
-        table = iter(datasets.load_dataset(_SUFFIXES[path.suffix], data_files=str(path), split="train", streaming=True))
-        first = next(table, None)
-        if first is None:
-            return
-        column = _text_column(path, first)
-        yield first[column]
-        for record in table:
-            yield record[column]
+        table = datasets.load_dataset(_SUFFIXES[path.suffix], data_files=str(path), split="train", streaming=True)
+        yield from hub.texts(table, str(path))
     except InputError:
         raise
     except Exception as error:  # datasets passes on whatever its readers raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: cannot be read as {path.suffix} ({reason})") from None
-
-
-def _text_column(path: Path, record: dict) -> str:
-    strings = [name for name, value in record.items() if isinstance(value, str)]
-    if "text" in strings:
-        return "text"
-    if len(strings) == 1:
-        return strings[0]
-    raise InputError(f"{path}: no column 'text' with strings; its columns are {', '.join(record)}")
+        raise InputError(f"{path}: cannot be read as {path.suffix} ({hub.one_line(error)})") from None

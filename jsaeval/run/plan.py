@@ -26,7 +26,7 @@ class Plan:
     hook: str | None = None
     """Hook, e.g. blocks.9.hook_resid_post. Default: the one stored with the SAE."""
     corpus: str = "ag-news"
-    """Text: a name, or a .txt, .jsonl or .parquet file, or a folder of these."""
+    """Text: a name; a .txt, .jsonl or .parquet file; a folder of these or of a saved data set; an id on the hub."""
     tokens: str | None = None
     """Token ids in a .npy file (rows, positions) instead of text."""
     rows: int | None = None

@@ -1,0 +1,124 @@
+"""Corpora of Hugging Face `datasets`: a folder that `save_to_disk` wrote, or an id on the hub, which is streamed.
+
+A hub corpus is pinned to the revision that the hub names when it is opened, so its identity is its content.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jsaeval.errors import InputError, nearest
+
+
+_HUB_ID = re.compile(r"^(?P<id>[\w.-]+/[\w.-]+?)(?::(?P<config>[\w.+-]+))?(?:@(?P<split>[\w.-]+))?$")
+HUB_FORM = "OWNER/NAME, OWNER/NAME:CONFIG or OWNER/NAME:CONFIG@SPLIT of the Hugging Face hub"
+_TIMEOUT_S = 20.0
+
+
+def is_saved_dataset(path: Path) -> bool:
+    """Whether a folder was written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`."""
+    return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name that is no path may be an id on the hub."""
+    return _HUB_ID.match(name) is not None
+
+
+def read_saved_dataset(path: Path) -> Iterator[str]:
+    """The documents of a saved data set; of its split `train`, or its only one, if it has splits.
+
+    Raises:
+        InputError: it cannot be read, has several splits and no `train`, or no column of text.
+    """
+    import datasets  # a second of start-up that only these corpora need
+
+    try:
+        data = datasets.load_from_disk(str(path))
+    except Exception as error:  # datasets passes on whatever its readers raise
+        raise InputError(f"{path}: cannot be read as a saved data set ({one_line(error)})") from None
+    if isinstance(data, datasets.DatasetDict):
+        data = data[_split(str(path), [str(name) for name in data], None)]
+    yield from texts(data, str(path))
+
+
+def pin_hub_dataset(name: str) -> str:
+    """The revision of a data set on the hub.
+
+    Raises:
+        InputError: no such data set, no access to it, or no network.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    match = _HUB_ID.match(name)
+    assert match is not None
+    try:
+        revision = huggingface_hub.HfApi().dataset_info(match["id"], timeout=_TIMEOUT_S).sha
+    except errors.GatedRepoError:
+        raise InputError(
+            f"corpus {name!r}: access must be asked for on the hub; then log in with `hf auth login`"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise InputError(f"corpus {name!r}: no such file, folder or name, and no such data set on the hub") from None
+    except Exception as error:  # of the HTTP library beneath
+        reason = f"the hub cannot be reached ({one_line(error)})"
+        raise InputError(f"corpus {name!r}: no such file, folder or name, and {reason}; a local copy works") from None
+    return revision or ""
+
+
+def read_hub_dataset(name: str, revision: str) -> Iterator[str]:
+    """Stream the documents of a data set on the hub, in its order.
+
+    Raises:
+        InputError: no such configuration or split, no column of text, or the stream broke.
+    """
+    import datasets
+
+    match = _HUB_ID.match(name)
+    assert match is not None
+    options: dict[str, Any] = {"name": match["config"], "streaming": True, "revision": revision or None}
+    try:
+        data = datasets.load_dataset(match["id"], **options)
+        if isinstance(data, dict):
+            data = data[_split(name, list(data), match["split"])]
+        yield from texts(data, name)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"corpus {name!r}: cannot be streamed ({one_line(error)})") from None
+
+
+def texts(records: Iterable[Any], where: str) -> Iterator[str]:
+    """The text column of records: `text`, or the only column of strings.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    column = None
+    for record in records:
+        column = _text_column(record, where) if column is None else column
+        yield record[column]
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in a line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _split(where: str, splits: list[str], wanted: str | None) -> str:
+    if wanted is None:
+        wanted = splits[0] if len(splits) == 1 else "train"
+    if wanted not in splits:
+        raise InputError(f"corpus {where!r}: no split {wanted!r}{nearest(wanted, splits)}")
+    return wanted
+
+
+def _text_column(record: dict[str, Any], where: str) -> str:
+    strings = [name for name, value in record.items() if isinstance(value, str)]
+    if "text" in strings:
+        return "text"
+    if len(strings) == 1:
+        return strings[0]
+    raise InputError(f"{where}: no column 'text' with strings; its columns are {', '.join(record)}")
