@@ -53,7 +53,7 @@ class Product:
 def products(lm: Decoder, sae: SAE, config: Config) -> dict[str, Product]:
     """The matrix products of a step: prefix once, suffix and head for two streams, the SAE once."""
     c, tokens, hook = lm.config, config.rows * config.context, parse_hook(sae.card.hook or "")
-    before, after = hook.prefix_stop, lm.n_blocks - hook.prefix_stop
+    before, after = int(hook.prefix_stop), lm.n_blocks - int(hook.prefix_stop)
     heads = (c.n_heads + 2 * c.n_kv_heads) * c.d_head
     shapes = {"qkv": (c.d_model, heads), "out": (c.n_heads * c.d_head, c.d_model)}
     shapes |= {"up": (c.d_model, (1 + c.gated) * c.d_mlp), "down": (c.d_mlp, c.d_model)}
