@@ -7,6 +7,8 @@ wanted member is unpacked beside it.
 
 import hashlib
 import os
+import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import platformdirs
 
 from jsaeval.errors import InputError
@@ -57,6 +60,26 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def keep_programs(limit_bytes: int = 2**30) -> None:
+    """Keep what this process compiles for later runs, the oldest going beyond `limit_bytes`.
+
+    Does nothing where the user has chosen a folder for it (`JAX_COMPILATION_CACHE_DIR`).
+    """
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is not None:
+        return
+    flags = re.findall(r"^(?:flags|Features)\s*:.*$", _text_of(Path("/proc/cpuinfo")), re.MULTILINE)
+    machine = "\n".join([platform.machine(), platform.processor(), *flags[:1]])
+    # A program compiled for one CPU may not run on another that shares the cache folder.
+    folder = cache_dir("programs", hashlib.sha256(machine.encode()).hexdigest()[:16])
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", limit_bytes)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 @contextmanager

@@ -12,17 +12,19 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
+from jsaeval.cache import keep_programs
 from jsaeval.errors import InputError, nearest
 from jsaeval.lm.load import load_lm
 from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import make_mesh
 from jsaeval.report.describe import describe
 from jsaeval.report.json_report import report
+from jsaeval.report.page import page
 from jsaeval.report.progress import Progress
 from jsaeval.report.terminal import show_report
 from jsaeval.run.engine import Setting
 from jsaeval.run.evaluate import Failed, evaluate, hook_of
-from jsaeval.run.folder import REPORT, claim, write
+from jsaeval.run.folder import PAGE, REPORT, claim, read_report, write, write_page
 from jsaeval.run.plan import Plan, read_config
 from jsaeval.sae.load import SHIPPED, load_sae
 from jsaeval.sae.module import SAE
@@ -44,7 +46,15 @@ class Show:
     """A name, a file or a folder."""
 
 
-COMMANDS: dict[str, type] = {"run": Run, "show": Show}
+@dataclass(frozen=True)
+class Report:
+    """Make the page of a run again, from its report.json."""
+
+    folder: tyro.conf.Positional[str]
+    """The folder of a run."""
+
+
+COMMANDS: dict[str, type] = {"run": Run, "report": Report, "show": Show}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if argv else 2
     try:
         command = parse(argv)
-        return _run(command) if isinstance(command, Run) else _show(command)
+        if isinstance(command, Run):
+            return _run(command)
+        return _report(command) if isinstance(command, Report) else _show(command)
     except InputError as error:
         print(f"jsaeval: {error}", file=sys.stderr)
         return 2
@@ -64,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parse(argv: list[str]) -> Run | Show:
+def parse(argv: list[str]) -> Run | Report | Show:
     """The command with its values.
 
     Raises:
@@ -116,6 +128,7 @@ def _overview() -> str:
 def _run(command: Run) -> int:
     plan = Plan(**{field.name: getattr(command, field.name) for field in dataclasses.fields(Plan)})
     plan.check()
+    keep_programs()
     folder, groups = claim(plan), plan.groups()
     mesh = make_mesh(*plan.mesh_shape())
     with Progress() as progress:
@@ -145,8 +158,9 @@ def _run(command: Run) -> int:
     results = dataclasses.replace(results, entries=entries)
     made = report(results, dataclasses.asdict(plan))
     write(folder, plan, made, results)
+    write_page(folder, page(made))
     show_report(made, Console(width=None if sys.stdout.isatty() else 120))
-    print(f"\n{folder / REPORT}")
+    print(f"\n{folder / REPORT}\n{folder / PAGE}")
     return 3 if len(good) < len(loaded) else 0
 
 
@@ -168,6 +182,13 @@ def _load(name: str, plan: Plan, lm: HostLM) -> SAE | Failed:
     if len(plan.sae) > 1:
         sae = dataclasses.replace(sae, card=dataclasses.replace(sae.card, name=name))
     return sae.astype(plan.dtype)
+
+
+def _report(command: Report) -> int:
+    folder = Path(command.folder)
+    write_page(folder, page(read_report(folder)))
+    print(folder / PAGE)
+    return 0
 
 
 def _show(command: Show) -> int:

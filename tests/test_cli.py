@@ -199,3 +199,30 @@ def test_commands(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["run", "--help"])
     assert stop.value.code == 0 and "--metric-mask" in capsys.readouterr().out
+
+
+def test_the_page_is_made_again(here, capsys):
+    assert main([*BASE, "--sae", "relu.safetensors", "--metrics", "norms,latents", "--out", "out"]) == 0
+    page = here / "out" / "report.html"
+    first = page.read_text()
+    assert "Is this SAE any good?" in first and "tiny-relu" in first
+    page.unlink()
+    assert main(["report", "out"]) == 0
+    assert page.read_text() == first and "out/report.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no report.json in it; the folder of a finished run was expected"),
+        ("{", "not valid JSON"),
+        ('{"schema": 7}', "schema 7, but this version reads schema 1"),
+        ("[]", "schema None"),
+    ],
+)
+def test_reports_that_cannot_be_made_again(here, capsys, content, message):
+    (here / "out").mkdir()
+    if content is not None:
+        (here / "out" / "report.json").write_text(content)
+    assert main(["report", "out"]) == 2
+    assert message in capsys.readouterr().err and not (here / "out" / "report.html").exists()

@@ -15,6 +15,8 @@ LABELS = {
     "zero": "zero ablation",
     "identity": "identity, must be 0",
 }
+# Untrained dictionaries, which a trained SAE must beat.
+FLOORS = ("pca", "permuted_decoder", "random_sae")
 Verdict = Literal["better", "worse", "unclear", ""]
 
 
@@ -27,6 +29,11 @@ class Line:
     metrics: dict[str, Any]
     difference: dict[str, Any]
     verdict: Verdict = ""
+
+
+def short(name: str) -> str:
+    """The label of a control without its details."""
+    return LABELS[name].partition(",")[0]
 
 
 def controls_by_hook(report: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -7,9 +7,7 @@ from jsaeval.forward.sums import BUCKET_NAMES
 from jsaeval.metrics.compute import Value
 from jsaeval.metrics.floors import Floor, RunControls
 from jsaeval.run.evaluate import Results, SAEResult
-
-
-SCHEMA = 1
+from jsaeval.run.folder import SCHEMA
 
 
 def report(results: Results, plan: dict[str, Any]) -> dict[str, Any]:

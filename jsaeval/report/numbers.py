@@ -9,7 +9,8 @@ def number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "undefined"
     if value == 0 or 1e-4 <= abs(value) < 1e5:
-        digits = 4 if value == 0 else max(0, 3 - math.floor(math.log10(abs(value))))
+        rounded = abs(float(f"{value:.4g}"))
+        digits = 4 if value == 0 else max(0, 3 - math.floor(math.log10(rounded)))
         return f"{value:,.{min(digits, 6)}f}"
     return f"{value:.3e}"
 

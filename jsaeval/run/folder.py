@@ -14,7 +14,9 @@ from jsaeval.run.evaluate import Results
 from jsaeval.run.plan import Plan
 
 
-PLAN, REPORT, ROWS, LATENTS = "plan.toml", "report.json", "rows.parquet", "latents.parquet"
+PLAN, REPORT, PAGE = "plan.toml", "report.json", "report.html"
+ROWS, LATENTS = "rows.parquet", "latents.parquet"
+SCHEMA = 1
 
 
 def claim(plan: Plan) -> Path:
@@ -54,6 +56,31 @@ def write(folder: Path, plan: Plan, report: dict[str, Any], results: Results) ->
             latents_frame(results).to_parquet(temporary, index=False)
     with atomic(folder / REPORT) as temporary:
         temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_page(folder: Path, page: str) -> None:
+    """Write the page, whole or not at all."""
+    with atomic(folder / PAGE) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The report of a run.
+
+    Raises:
+        InputError: there is none, or it is not one of this version.
+    """
+    path = folder / REPORT
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{folder}: no {REPORT} in it; the folder of a finished run was expected") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(report, dict) or report.get("schema") != SCHEMA:
+        found = report.get("schema") if isinstance(report, dict) else None
+        raise InputError(f"{path}: schema {found!r}, but this version reads schema {SCHEMA}")
+    return report
 
 
 def rows_frame(results: Results) -> pd.DataFrame:
