@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install run test lint test-peers clean
+.PHONY: install run test lint test-peers compare-saelens clean
 
 install: $(VENV)/.installed
 
@@ -25,6 +25,10 @@ test: install
 test-peers: install $(VENV)-peers/.installed
 	$(BIN)/python -m pytest -m peers -s
 
+# Speed and numbers beside SAELens, which gets an environment of its own. About ten minutes.
+compare-saelens: install
+	$(BIN)/python experiments/compare_saelens.py
+
 $(VENV)-peers/.installed: constraints-peers.txt
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip install --quiet --requirement constraints-peers.txt
@@ -36,4 +40,4 @@ lint: install
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) $(VENV)-peers
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-saelens

@@ -147,6 +147,8 @@ def test_without_out_a_fresh_folder_is_made(here):
         (["--config", "none.toml"], "no such file"),
         (["--config", "bad.toml"], "'rowz' is no flag; did you mean 'rows'"),
         (["--config", "type.toml"], "batch = 'four'; int was expected"),
+        (["--config", "choice.toml"], "splice_mask = 'some'; known: no-special, all"),
+        (["--config", "bool.toml"], "controls = 1; bool was expected"),
         (["--out", "tokens.npy"], "exists and is not a folder"),
     ],
 )
@@ -158,6 +160,8 @@ def test_bad_input_is_one_clear_line(here, capsys, flags, message):
     np.save(here / "long.npy", np.ones((3, 65), np.int32))
     (here / "bad.toml").write_text("rowz = 3")
     (here / "type.toml").write_text('batch = "four"')
+    (here / "choice.toml").write_text('splice_mask = "some"')
+    (here / "bool.toml").write_text("controls = 1")
     base = BASE if "--sae" in flags else [*BASE, "--sae", "topk"]
     before = sorted(p for p in here.rglob("*") if "cache" not in p.parts)
     assert main([*base, *flags]) == 2

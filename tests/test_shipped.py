@@ -18,6 +18,14 @@ def test_the_default_run(tmp_path):
     assert metrics["downstream_loss"] > 0
     assert report["corpus"]["name"] == "ag-news" and report["corpus"]["rows"] == 16
     assert report["masks"]["metric"] == report["masks"]["splice"] == "no-special"
+    for name in ("pca", "permuted_decoder", "random_sae"):
+        for id in ("ce_increase", "downstream_loss"):
+            low, high = sae["floors"][name]["difference"][id]["ci95"]
+            assert low <= high < 0, (name, id)
+    assert sae["floors"]["pca"]["difference"]["ce_recovered_zero"]["value"] >= 0.05
+    identity = report["controls"]["identity"]["metrics"]
+    assert max(abs(identity[id]["value"]) for id in ("ce_increase", "downstream_loss")) < 1e-4
+    assert (tmp_path / "out" / "report.html").stat().st_size < 1_500_000
     # position 0 is left out, so its bucket is absent
     assert list(sae["by_position"]["mse"]) == ["1-3", "4-15", "16-63", "64+"]
 

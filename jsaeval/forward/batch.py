@@ -33,6 +33,17 @@ from jsaeval.sae.module import SAE
 GROUPS = ("norms", "reconstruction", "loss", "curve", "latents")
 
 
+class Known(NamedTuple):
+    """What may be known of a batch beforehand and need not be computed.
+
+    `residual`: what `jsaeval.forward.splice.prefix` returns for these tokens. `final`: the final residual stream of the
+    clean pass.
+    """
+
+    residual: Float[Array, "row position d_model"] | None = None
+    final: Float[Array, "row position d_model"] | None = None
+
+
 class BatchStatistics(NamedTuple):
     """Sums of one batch (float32, counts int32).
 
@@ -41,7 +52,7 @@ class BatchStatistics(NamedTuple):
     `jsaeval.forward.controls.control_names`; their norms are those of latents, 0 where they have none.
     `vectors`: sums of vectors over the whole batch.
     `latents`: counters per SAE.
-    `final`: the final residual stream of the clean pass (row, position, d_model), if it was asked for.
+    `known`: what the batch need not compute another time, if it was asked for.
 
     | column | of | shape after (sae,) row | group | sum over counted tokens t of |
     |---|---|---|---|---|
@@ -62,18 +73,7 @@ class BatchStatistics(NamedTuple):
     saes: dict[str, Array]
     vectors: dict[str, Array]
     latents: tuple[LatentCounts, ...]
-    final: Array | None = None
-
-
-class Known(NamedTuple):
-    """What may be known of a batch beforehand and need not be computed.
-
-    `residual`: what `jsaeval.forward.splice.prefix` returns for these tokens. `final`: the final residual stream of the
-    clean pass.
-    """
-
-    residual: Float[Array, "row position d_model"] | None = None
-    final: Float[Array, "row position d_model"] | None = None
+    known: Known = Known()
 
 
 def batch_statistics(
@@ -89,7 +89,7 @@ def batch_statistics(
     controls: Controls | None = None,
     row_ids: Int[Array, " row"] | None = None,
     groups: Sequence[str] = GROUPS,
-    keep_final: bool = False,
+    keep: bool = False,
     mesh: Mesh | None = None,
     precision: str = "highest",
 ) -> BatchStatistics:
@@ -109,7 +109,7 @@ def batch_statistics(
         controls: run the control streams, too.
         row_ids: number of each row in the run, which keys random draws. Default: its number in the batch.
         groups: what to compute, out of `GROUPS`. A group that is not asked for costs nothing.
-        keep_final: return the final residual stream of the clean pass.
+        keep: return what need not be computed another time.
         mesh: map the rows over its data axis. Default: no mapping (one device, or the caller's own partitioning).
         precision: of matrix products (`jax.default_matmul_precision`).
 
@@ -128,7 +128,7 @@ def batch_statistics(
         arrays, *fixed = shared
         with jax.default_matmul_precision(precision):
             lm = eqx.combine(arrays, rest)
-            return _statistics(lm, hook.site, _Shared(*fixed), _PerRow(*per_row), wanted, keep_final)
+            return _statistics(lm, hook.site, _Shared(*fixed), _PerRow(*per_row), wanted, keep)
 
     shared, per_row = (arrays, tuple(saes), hook.block, mean, zero, controls), (tokens, masks, known, row_ids)
     if mesh is None:
@@ -147,7 +147,7 @@ def batch_statistics(
     return out._replace(
         rows={name: column[:n_rows] for name, column in out.rows.items()},
         saes={name: column[:, :n_rows] for name, column in out.saes.items()},
-        final=None if out.final is None else out.final[:n_rows],
+        known=jax.tree.map(lambda x: x[:n_rows], out.known),
     )
 
 
@@ -188,7 +188,7 @@ def default_hook(saes: Sequence[SAE]) -> Hook:
 
 
 def _statistics(
-    lm: HostLM, site: str, shared: _Shared, per_row: _PerRow, groups: frozenset[str], keep_final: bool
+    lm: HostLM, site: str, shared: _Shared, per_row: _PerRow, groups: frozenset[str], keep: bool
 ) -> BatchStatistics:
     saes, controls, hook = shared.saes, shared.controls, Hook(shared.block, site)
     tokens, masks, known, row_ids = per_row
@@ -220,11 +220,11 @@ def _statistics(
             column |= reconstruction_sums(x, reconstruction, shared.mean, masks.metric)
     per_sae = jax.tree.map(lambda *c: jnp.stack(c), *columns) if columns else {}
     if not groups & {"loss", "curve"}:
-        return BatchStatistics(rows, per_sae, vectors, counts)
+        return BatchStatistics(rows, per_sae, vectors, counts, Known(residual) if keep else Known())
     substitutes = [r.reconstruction for r in replacements]
     after = downstream(lm, hook, tokens, masks, residual, x, substitutes, shared.zero, known.final, groups)
-    final = after.final if keep_final else None
-    return BatchStatistics(rows | after.rows, per_sae | after.streams, vectors | after.vectors, counts, final)
+    again = Known(residual, after.final) if keep else Known()
+    return BatchStatistics(rows | after.rows, per_sae | after.streams, vectors | after.vectors, counts, again)
 
 
 def _input_sums(x, mean, mask):

@@ -6,23 +6,23 @@ waited for. Programs are compiled ahead, so that measured speed is the speed of 
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Integer
+from jaxtyping import Array, Integer
 
 from jsaeval.corpus.masks import Masks
 from jsaeval.errors import InputError
 from jsaeval.forward.batch import GROUPS, Known, batch_statistics
-from jsaeval.forward.controls import RUN_CONTROLS, SAE_CONTROLS
+from jsaeval.forward.controls import RUN_CONTROLS, SAE_CONTROLS, Controls
 from jsaeval.forward.latents import merge_counts, no_counts
 from jsaeval.hooks import Hook
 from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import replicate
-from jsaeval.run.batches import Batch, Batches, Clock, Model, Programs
+from jsaeval.run.batches import Batch, Batches, Clock, Model, Programs, default_batch
 from jsaeval.run.calibration import Progress, calibrate, constant_zero, fit_controls
 from jsaeval.run.lm_cache import LMCache, LMSide
 from jsaeval.sae.module import SAE, SAECard
@@ -40,14 +40,14 @@ class Setting:
     """How to run: everything that is not the LM, the SAEs or the text.
 
     Attributes:
-        batch: rows at a time.
+        batch: rows at a time; default what suits the machine.
         groups: metric groups, out of `jsaeval.forward.batch.GROUPS`.
         precision: of matrix products.
         control_rows: leading rows on which the controls run, too; 0 for no controls.
         seed: of the controls and of the bootstrap.
     """
 
-    batch: int = 8
+    batch: int | None = None
     groups: tuple[str, ...] = GROUPS
     precision: str = "highest"
     control_rows: int = 8
@@ -63,6 +63,7 @@ class Measured:
 
     table: Table
     controls: Table | None
+    batch: int
     calibration_tokens: int
     compile_s: float
     run_s: float
@@ -99,28 +100,62 @@ def measure(
         raise InputError("no token counts: the metric mask is empty; try --metric-mask all")
     clock, model = Clock(), Model.place(lm, mesh)
     # Cards are static fields: without them, SAEs of one shape share one compiled program.
-    saes = replicate(tuple(dataclasses.replace(sae, card=SAECard()) for sae in saes), mesh)
+    placed: tuple[SAE, ...] = replicate(tuple(dataclasses.replace(sae, card=SAECard()) for sae in saes), mesh)
     groups, n_saes = frozenset(setting.groups), len(saes)
     n_streams, n_controls = 1 + n_saes, len(RUN_CONTROLS) + n_saes * len(SAE_CONTROLS)
+    size = setting.batch or default_batch(tokens.shape[1], mesh)
     batches = Batches(
         tokens,
         masks,
-        setting.batch,
+        size,
         mesh,
         control_rows=min(setting.control_rows, len(tokens)) if groups & CONTROLLED else 0,
-        control_size=max(1, setting.batch * n_streams // (n_streams + n_controls)),
+        control_size=max(1, size * n_streams // (n_streams + n_controls)),
     )
-    side = LMSide(cache, hook, batches, keep_final="loss" in groups)
+    with LMSide(cache, hook, batches, with_final="loss" in groups) as side:
+        fixed, calibrated = Fixed(), 0
+        if (
+            "reconstruction" in groups
+            or batches.control_rows
+            or any(s.input_norm == "expected_average" for s in placed)
+        ):
+            calibration = calibrate(model, hook, batches, setting.precision, clock, progress, side.residual)
+            fixed, calibrated = Fixed(calibration.mean, residuals=calibration.residuals or {}), calibration.tokens
+            placed = tuple(sae.with_scale(calibration.mean_norm) for sae in placed)
+            if batches.control_rows:
+                fixed.controls = fit_controls(model, hook, placed, calibration, setting.seed, setting.precision, clock)
+        if "loss" in groups:
+            fixed.zero = constant_zero(model, hook, batches, setting.precision, clock)
+        table, controls = _main_pass(model, placed, hook, batches, fixed, side, setting, clock, progress)
+    return Measured(table, controls, size, calibrated, clock.compile_s, clock.run_s())
 
-    mean, controls, kept, calibrated = None, None, {}, 0
-    if "reconstruction" in groups or batches.control_rows or any(s.input_norm == "expected_average" for s in saes):
-        calibration = calibrate(model, hook, batches, setting.precision, clock, progress, side.residual)
-        mean, kept, calibrated = calibration.mean, calibration.residuals or {}, calibration.tokens
-        saes = tuple(sae.with_scale(calibration.mean_norm) for sae in saes)
-        if batches.control_rows:
-            controls = fit_controls(model, hook, saes, calibration, setting.seed, setting.precision, clock)
-    zero = constant_zero(model, hook, batches, setting.precision, clock) if "loss" in groups else None
-    use_final = "curve" not in groups
+
+@dataclass
+class Fixed:
+    """What the main pass is given: mean of x, zero ablation, controls, and residual streams that are at hand already.
+
+    `residuals` are those of each batch, by its first row; they are let go as they are used.
+    """
+
+    mean: Array | None = None
+    zero: Array | None = None
+    controls: Controls | None = None
+    residuals: dict[int, Array] = field(default_factory=dict)
+
+
+def _main_pass(
+    model: Model,
+    saes: tuple[SAE, ...],
+    hook: Hook,
+    batches: Batches,
+    fixed: Fixed,
+    side: LMSide,
+    setting: Setting,
+    clock: Clock,
+    progress: Progress,
+) -> tuple[Table, Table | None]:
+    """All batches → the table of the SAEs, and that of the control rows."""
+    n_saes, tokens, mesh = len(saes), batches.tokens, batches.mesh
 
     def step(counts, shared, per_row):
         arrays, saes, block, mean, zero, controls = shared
@@ -137,35 +172,36 @@ def measure(
             controls=controls,
             row_ids=row_ids,
             groups=setting.groups,
-            keep_final=side.wants_final,
+            keep=side.incomplete,
             mesh=mesh,
             precision=setting.precision,
         )
-        return tuple(map(merge_counts, counts, out.latents)), (out.rows, out.saes, out.vectors), out.final
+        return tuple(map(merge_counts, counts, out.latents)), (out.rows, out.saes, out.vectors), out.known
 
     def fresh_counts():
-        return replicate(tuple(no_counts(sae.d_sae) for sae in saes if "latents" in groups), mesh)
+        return replicate(tuple(no_counts(sae.d_sae) for sae in saes if "latents" in setting.groups), mesh)
 
     everything, of_controls, pending = Collector(), Collector(), []
 
-    def collect(batch: Batch, lines, final) -> None:
+    def collect(batch: Batch, lines, found: Known) -> None:
         rows, columns, vectors = lines
         everything.add(rows, {name: column[:n_saes] for name, column in columns.items()}, vectors, batch.n_rows)
         if batch.control:
             of_controls.add(rows, columns, {}, batch.n_rows)
-        side.keep_final(batch, final)
+        side.keep(batch, found)
         progress("measuring", batch.n_rows * tokens.shape[1], tokens.size)
 
     program, counts = Programs(jax.jit(step, donate_argnums=0), clock), fresh_counts()
     block = replicate(jnp.int32(hook.block), mesh)
     for i, batch in enumerate(batches):
-        residual = kept.pop(batch.start, None)
-        side.keep_residual(batch, residual)
-        known = Known(side.residual(batch) if residual is None else residual, side.final(batch) if use_final else None)
-        shared = model.arrays, saes, block, mean, zero, controls if batch.control else None
-        per_row = batch.tokens, batch.masks, known, batch.row_ids
-        counts, lines, final = program(batch.control, counts, shared, per_row)
-        pending.append((batch, lines, final))
+        known = side.known(batch)
+        if batch.start in fixed.residuals:
+            known = known._replace(residual=fixed.residuals.pop(batch.start))
+        if "curve" in setting.groups:  # the clean stream runs in any case
+            known = known._replace(final=None)
+        shared = model.arrays, saes, block, fixed.mean, fixed.zero, fixed.controls if batch.control else None
+        counts, lines, found = program(batch.control, counts, shared, (batch.tokens, batch.masks, known, batch.row_ids))
+        pending.append((batch, lines, found))
         if len(pending) > 1:
             collect(*pending.pop(0))
         if (i + 1) % FLUSH_EVERY == 0:
@@ -174,8 +210,8 @@ def measure(
     for waiting in pending:
         collect(*waiting)
     everything.add_latents(counts)
-    side.write()
     table = everything.table().with_variance()
+    if not batches.control_rows:
+        return table, None
     shared_rows = {name: column[: batches.control_rows] for name, column in table.rows.items()}
-    control_table = Table(shared_rows, of_controls.table().saes, {}, ()) if batches.control_rows else None
-    return Measured(table, control_table, calibrated, clock.compile_s, clock.run_s())
+    return table, Table(shared_rows, of_controls.table().saes, {}, ())

@@ -236,7 +236,7 @@ def _provenance(passes: list[Measured], data: Rows, mesh: Mesh, setting: Setting
         "mesh": dict(mesh.shape),
         "dtype": str(lm.unembedding.dtype),
         "precision": setting.precision,
-        "batch": setting.batch,
+        "batch": passes[0].batch,
         "corpus_sha256": data.sha256(),
         "compile_s": sum(p.compile_s for p in passes),
         "tokens_per_s": data.tokens.size * len(passes) / run_s,

@@ -6,15 +6,18 @@ depend on, written aside and moved into place when they are whole. The oldest go
 """
 
 import hashlib
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jsaeval.cache import atomic
 from jsaeval.errors import InputError
+from jsaeval.forward.batch import Known
 from jsaeval.hooks import Hook
 from jsaeval.lm.card import card_of
 from jsaeval.lm.protocol import HostLM
@@ -60,15 +63,19 @@ class LMCache:
         path.touch()
         return array.view(jnp.bfloat16) if array.dtype == np.uint16 else array
 
-    def write(self, name: str, array: np.ndarray) -> None:
-        """Keep an array, if it fits, and let the oldest go that then do not."""
-        if array.nbytes > self.limit:
-            return
-        if array.dtype == jnp.bfloat16:  # which .npy files cannot name
-            array = array.view(np.uint16)
+    def start(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> "Entry | None":
+        """A new array on disk to be filled in, if one of that size may be kept."""
+        stored = np.dtype(np.uint16) if dtype == jnp.bfloat16 else dtype  # .npy files cannot name bfloat16
+        if math.prod(shape) * stored.itemsize > self.limit:
+            return None
         self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic(self._path(name)) as temporary, temporary.open("wb") as stream:
-            np.save(stream, array)
+        path = self._path(name)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=stored, shape=shape)
+        return Entry(array.view(dtype) if stored != dtype else array, temporary, path, self)
+
+    def trim(self) -> None:
+        """Let the oldest entries go that do not fit."""
         kept = sorted(self.folder.glob("*.npy"), key=lambda path: path.stat().st_mtime, reverse=True)
         total = 0
         for path in kept:
@@ -80,39 +87,66 @@ class LMCache:
         return self.folder / f"{hashlib.sha256(f'{self.identity}/{name}'.encode()).hexdigest()[:32]}.npy"
 
 
-class LMSide:
-    """What a cache knows of the LM's side of a run, and what it will be given."""
+@dataclass
+class Entry:
+    """An array that is being written beside its place in the cache, so that it never needs memory of its own."""
 
-    def __init__(self, cache: LMCache | None, hook: Hook, batches: Batches, keep_final: bool):
+    array: np.ndarray
+    temporary: Path
+    path: Path
+    cache: LMCache
+
+    def finish(self) -> None:
+        """Move it into place."""
+        self.temporary.replace(self.path)
+        self.cache.trim()
+
+    def discard(self) -> None:
+        self.temporary.unlink(missing_ok=True)
+
+
+class LMSide:
+    """What a cache knows of the LM's side of a run, and what it is given. A context: what is not whole is dropped."""
+
+    def __init__(self, cache: LMCache | None, hook: Hook, batches: Batches, with_final: bool):
         self._cache, self._batches = cache, batches
-        self._name = f"prefix-{int(hook.prefix_stop)}"
-        self._residuals = None if cache is None else cache.read(self._name)
-        self._finals = None if cache is None else cache.read("final")
-        self.wants_final = cache is not None and keep_final and self._finals is None
-        self._new: dict[str, np.ndarray] = {}
+        names = {"residual": f"prefix-{int(hook.prefix_stop)}"} | ({"final": "final"} if with_final else {})
+        self._names = names if cache is not None else {}
+        self._rows = {part: cache.read(name) for part, name in self._names.items()} if cache is not None else {}
+        self._new: dict[str, Entry | None] = {}
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether the run should hand over what it finds out."""
+        return any(rows is None for rows in self._rows.values())
 
     def residual(self, batch: Batch) -> Array | None:
-        return None if self._residuals is None else self._batches.on_devices(self._residuals, batch)
+        """The residual stream of a batch, from the cache."""
+        rows = self._rows.get("residual")
+        return None if rows is None else self._batches.on_devices(rows, batch)
 
-    def final(self, batch: Batch) -> Array | None:
-        return None if self._finals is None else self._batches.on_devices(self._finals, batch)
+    def known(self, batch: Batch) -> Known:
+        """What is in the cache, on the devices."""
+        rows = {part: self._batches.on_devices(rows, batch) for part, rows in self._rows.items() if rows is not None}
+        return Known(**rows)
 
-    def keep_residual(self, batch: Batch, residual: Array | None) -> None:
-        if self._cache is not None and self._residuals is None and residual is not None:
-            self._keep(self._name, batch, residual)
+    def keep(self, batch: Batch, known: Known) -> None:
+        """Take what is new of a batch."""
+        for part, name in self._names.items():
+            rows = getattr(known, part)
+            if rows is None or self._rows[part] is not None or self._cache is None:
+                continue
+            host = np.asarray(rows)[: batch.n_rows]
+            if part not in self._new:
+                shape = (len(self._batches.tokens), *host.shape[1:])
+                self._new[part] = self._cache.start(name, shape, host.dtype)
+            if (entry := self._new[part]) is not None:
+                entry.array[batch.start : batch.start + batch.n_rows] = host
 
-    def keep_final(self, batch: Batch, final: Array | None) -> None:
-        if final is not None:
-            self._keep("final", batch, final)
+    def __enter__(self) -> "LMSide":
+        return self
 
-    def write(self) -> None:
-        """Give the cache what is new and whole."""
-        for name, array in self._new.items():
-            if self._cache is not None:
-                self._cache.write(name, array)
-
-    def _keep(self, name: str, batch: Batch, rows: Array) -> None:
-        host = np.asarray(rows)[: batch.n_rows]
-        if name not in self._new:
-            self._new[name] = np.empty((len(self._batches.tokens), *host.shape[1:]), host.dtype)
-        self._new[name][batch.start : batch.start + batch.n_rows] = host
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        for entry in self._new.values():
+            if entry is not None:
+                entry.finish() if kind is None else entry.discard()

@@ -4,7 +4,7 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
 import tyro
@@ -33,8 +33,8 @@ class Plan:
     """Number of rows. Default: 16 of a corpus, all of --tokens."""
     context: int = 128
     """Positions of a row made from text."""
-    batch: int = 8
-    """Rows at a time."""
+    batch: int | None = None
+    """Rows at a time. Default: what suits the machine (8 of 128 positions on a CPU). Results do not depend on it."""
     metrics: str = ",".join(GROUPS)
     """Metric groups, separated by commas."""
     metric_mask: MaskName = "no-special"
@@ -126,6 +126,17 @@ def read_config(path: Path) -> dict[str, Any]:
             if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
                 raise InputError(f"--config {path}: sae = {value!r}; a string or a list of strings was expected")
             values[key] = tuple(value)
-        elif (kind := type(getattr(Plan, key))) is not type(None) and not isinstance(value, kind):
-            raise InputError(f"--config {path}: {key} = {value!r}; {kind.__name__} was expected")
+        else:
+            _check_value(path, key, value)
     return values
+
+
+def _check_value(path: Path, key: str, value: Any) -> None:
+    hint = get_type_hints(Plan)[key]
+    parts = [part for part in get_args(hint) if part is not type(None)] or [hint]
+    choices = [name for part in parts for name in get_args(part)] if get_origin(parts[0]) is Literal else parts
+    if isinstance(choices[0], str):
+        if value not in choices:
+            raise InputError(f"--config {path}: {key} = {value!r}; known: {', '.join(choices)}")
+    elif type(value) is not choices[0]:
+        raise InputError(f"--config {path}: {key} = {value!r}; {choices[0].__name__} was expected")

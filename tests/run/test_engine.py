@@ -109,6 +109,11 @@ def test_controls_are_what_they_say(controlled):
         assert sums["l0"][streams["pca", i]] == sums["l0"][streams["permuted_decoder", i]] == 0
 
 
+def test_the_default_batch_suits_the_machine():
+    assert [batches.default_batch(positions, make_mesh(1)) for positions in (128, 100, 1024, 5000)] == [8, 10, 1, 1]
+    assert batches.default_batch(128, make_mesh(8)) == 8
+
+
 def test_shuffled_rows_agree(lm, data, expected):
     order = np.random.default_rng(0).permutation(ROWS)
     got = run(lm, data, rows=order, batch=4)

@@ -1,6 +1,7 @@
 """`--lm-cache`: the same numbers from the cache as without it, and nothing taken from it that does not belong."""
 
 import dataclasses
+import os
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +12,10 @@ from jsaeval.errors import InputError
 from jsaeval.forward import batch, calibrate, splice
 from jsaeval.hooks import parse_hook
 from jsaeval.mesh import make_mesh
+from jsaeval.run import calibration
 from jsaeval.run.engine import Setting, measure
 from jsaeval.run.lm_cache import LMCache
+from jsaeval.stats.table import Collector
 from tests.run.test_engine import agree, same_totals
 from tests.tiny import CARD, HOOK, tiny_lm, tiny_sae
 
@@ -98,21 +101,46 @@ def test_a_damaged_entry_is_made_again(model, rows, cache):
     assert all(np.load(path).shape[0] == len(rows) for path in cache.folder.glob("*.npy"))
 
 
+def fill(cache, name, values):
+    entry = cache.start(name, values.shape, values.dtype)
+    if entry is not None:
+        entry.array[:] = values
+        entry.finish()
+
+
 def test_the_oldest_go_when_it_is_full(cache):
     small = dataclasses.replace(cache, limit=2500)
-    for name in ("a", "b", "c"):
-        small.write(name, np.zeros(250, np.float32))  # 1,000 bytes and a header of 128
+    for age, name in enumerate(("a", "b", "c")):
+        fill(small, name, np.zeros(250, np.float32))  # 1,000 bytes and a header of 128
+        if (path := small._path(name)).exists():
+            os.utime(path, (age, age))
+    small.trim()
     assert small.read("a") is None and small.read("c") is not None
-    small.write("huge", np.zeros(2500, np.float32))
+    fill(small, "huge", np.zeros(2500, np.float32))
     assert small.read("huge") is None and small.read("c") is not None
 
 
 def test_bfloat16_survives(cache):
     values = np.asarray(jnp.asarray([[1.5, -2.25]], jnp.bfloat16))
-    cache.write("x", values)
+    fill(cache, "x", values)
     back = cache.read("x")
     assert back is not None and back.dtype == jnp.bfloat16
     np.testing.assert_array_equal(np.asarray(back), values)
+
+
+def test_a_run_that_breaks_leaves_nothing(model, rows, cache, monkeypatch):
+    monkeypatch.setattr(Collector, "table", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(model, rows, NO_CURVE, cache)
+    assert not list(cache.folder.iterdir())
+
+
+def test_activations_too_large_to_be_kept_in_memory_go_to_the_cache(model, rows, cache, monkeypatch):
+    expected = run(model, rows, NO_CURVE)
+    monkeypatch.setattr(calibration, "ACTIVATION_BYTES", 0)
+    run(model, rows, NO_CURVE, cache)
+    assert len(list(cache.folder.glob("*.npy"))) == 2
+    agree(run(model, rows, NO_CURVE, cache), expected)
 
 
 def test_what_cannot_be_kept_is_refused(tmp_path, model, lm):
