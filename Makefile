@@ -21,17 +21,17 @@ run: install
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not peers'
 
-# Parity with torch and transformers, in an environment of their own.
-test-peers: install $(VENV)-peers/.installed
+# Parity with torch and transformers, and with SAELens, each in an environment of its own.
+test-peers: install $(VENV)-peers/.installed $(VENV)-saelens/.installed
 	$(BIN)/python -m pytest -m peers -s
 
-# Speed and numbers beside SAELens, which gets an environment of its own. About ten minutes.
-compare-saelens: install
+# Speed and numbers beside SAELens. About ten minutes.
+compare-saelens: install $(VENV)-saelens/.installed
 	$(BIN)/python experiments/compare_saelens.py
 
-$(VENV)-peers/.installed: constraints-peers.txt
-	$(PYTHON) -m venv $(VENV)-peers
-	$(VENV)-peers/bin/python -m pip install --quiet --requirement constraints-peers.txt
+$(VENV)-%/.installed: constraints-%.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
 lint: install
