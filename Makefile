@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install run test lint test-peers compare-saelens clean
+.PHONY: install run test lint test-peers test-tpu compare-saelens clean
 
 install: $(VENV)/.installed
 
@@ -19,11 +19,20 @@ run: install
 	$(BIN)/jsaeval run
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not peers'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not peers and not tpu'
 
 # Parity with torch and transformers, and with SAELens, each in an environment of its own.
 test-peers: install $(VENV)-peers/.installed $(VENV)-saelens/.installed
 	$(BIN)/python -m pytest -m peers -s
+
+# The step through the TPU compiler, on a machine without a TPU. libtpu has an environment of its own.
+test-tpu: install $(VENV)-tpu/.installed
+	$(BIN)/python -m pytest -m tpu -s
+
+$(VENV)-tpu/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-tpu
+	$(VENV)-tpu/bin/python -m pip install --quiet --constraint constraints.txt --editable . libtpu==0.0.42.1
+	@touch $@
 
 # Speed and numbers beside SAELens. About ten minutes.
 compare-saelens: install $(VENV)-saelens/.installed
@@ -40,4 +49,4 @@ lint: install
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) $(VENV)-peers $(VENV)-saelens
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-saelens $(VENV)-tpu

@@ -31,6 +31,7 @@ from jax.sharding import PartitionSpec as P
 
 import jsaeval
 from jsaeval.corpus.masks import Masks
+from jsaeval.forward.controls import Controls, random_sae
 from jsaeval.hooks import Hook
 from jsaeval.mesh import DATA, make_mesh
 
@@ -45,6 +46,8 @@ class Config:
     context: int = 512
     saes: int = 1
     """How many SAEs share the pass."""
+    controls: bool = False
+    """With the control streams of each SAE, as on the leading rows of a run."""
 
 
 def main(config: Config) -> None:
@@ -57,9 +60,9 @@ def main(config: Config) -> None:
         sharding = NamedSharding(mesh, spec)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
-    def step(lm, saes, block, mean, zero, tokens, masks):
-        hook = Hook(block, "hook_resid_post")
-        return jsaeval.batch_statistics(lm, saes, tokens, hook=hook, masks=masks, mean=mean, zero=zero, mesh=mesh)
+    def step(lm, saes, block, mean, zero, controls, tokens, masks):
+        hook, shared = Hook(block, "hook_resid_post"), {"mean": mean, "zero": zero, "controls": controls}
+        return jsaeval.batch_statistics(lm, saes, tokens, hook=hook, masks=masks, mesh=mesh, **shared)
 
     per_row = (
         jax.ShapeDtypeStruct((rows, config.context), jnp.int32),
@@ -71,6 +74,7 @@ def main(config: Config) -> None:
         abstract(jnp.int32(0), P()),
         abstract(jnp.zeros(lm.d_model), P()),
         abstract(jnp.zeros((1, config.context, lm.d_model)), P()),
+        abstract(controls_of(sae, lm.d_model, config.saes), P()) if config.controls else None,
         abstract(per_row[0], P(DATA)),
         abstract(Masks(*[per_row[1]] * 3), P(DATA)),
     )
@@ -83,6 +87,14 @@ def main(config: Config) -> None:
         print(f"  {kind:9} {getattr(memory, f'{kind}_size_in_bytes') / 2**20:8.1f} MiB per chip")
     for kind in ("all-reduce", "all-gather", "collective-permute", "all-to-all"):
         print(f"  {kind:18} {text.count(f'{kind}(') + text.count(f'{kind}-start(')}")
+
+
+def controls_of(sae: jsaeval.SAE, width: int, n_saes: int) -> Controls:
+    """Controls of the shapes that calibration would fit."""
+    mean, k = jnp.zeros(width), sae.k or 1
+    random = random_sae(0, sae.d_sae, jnp.float32(k), mean, jnp.eye(width))
+    components, permutation = jnp.zeros((k, width)), jnp.arange(sae.d_sae, dtype=jnp.int32)
+    return Controls(jnp.int32(0), mean, (random,) * n_saes, (permutation,) * n_saes, (components,) * n_saes)
 
 
 if __name__ == "__main__":
