@@ -145,6 +145,7 @@ def test_without_out_a_fresh_folder_is_made(here):
         (["--tokens", "large.npy"], "token id 999 at row 2, position 1 is outside"),
         (["--tokens", "long.npy"], "rows of 65 positions, but the LM's context is 64"),
         (["--config", "none.toml"], "no such file"),
+        (["--config", "lm"], "--config lm: cannot be read (Is a directory)"),
         (["--config", "bad.toml"], "'rowz' is no flag; did you mean 'rows'"),
         (["--config", "type.toml"], "batch = 'four'; int was expected"),
         (["--config", "choice.toml"], "splice_mask = 'some'; known: no-special, all"),
@@ -230,3 +231,38 @@ def test_reports_that_cannot_be_made_again(here, capsys, content, message):
         (here / "out" / "report.json").write_text(content)
     assert main(["report", "out"]) == 2
     assert message in capsys.readouterr().err and not (here / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize("group", ["norms", "reconstruction", "loss", "curve", "latents"])
+@pytest.mark.parametrize("controls", [[], ["--no-controls"]], ids=["controls", "no-controls"])
+def test_every_group_alone_makes_a_report(here, capsys, group, controls):
+    assert main([*BASE, *controls, "--sae", "topk", "--metrics", group, "--out", "out"]) == 0
+    report = json.loads((here / "out" / "report.json").read_text())
+    (sae,) = report["saes"]
+    assert sae["metrics"] and {REGISTRY[id].needs for id in sae["metrics"]} <= {group, "controls"}
+    floors = not controls and group in ("reconstruction", "loss", "curve")
+    assert bool(sae.get("floors")) == floors and ("control rows" in capsys.readouterr().out) == floors
+
+
+def test_a_hook_behind_the_last_block_has_no_curve(here):
+    flags = ["--sae", "topk", "--hook", "blocks.2.hook_resid_post", "--no-controls", "--out", "out"]
+    assert main([*BASE, *flags]) == 0
+    (sae,) = json.loads((here / "out" / "report.json").read_text())["saes"]
+    assert "downstream_reconstruction" not in sae["metrics"] and sae["metrics"]["downstream_loss"]["value"] > 0
+
+
+def test_control_rows_without_a_counted_token(here):
+    """What is undefined on them is null, and the identity control does not fail for it."""
+    tokens = np.load(here / "tokens.npy")
+    tokens[0, 1:] = 0
+    np.save(here / "tokens.npy", tokens)
+    assert main([*BASE[:-1], "1", "--sae", "topk", "--out", "out"]) == 0
+    report = json.loads((here / "out" / "report.json").read_text())
+    assert report["controls"]["identity"]["holds"] and report["controls"]["n"] == 0
+
+
+def test_the_splice_is_exact_in_bfloat16(here):
+    flags = ["--sae", "topk", "--dtype", "bfloat16", "--metrics", "reconstruction,loss", "--out", "out"]
+    assert main([*BASE, *flags]) == 0
+    identity = json.loads((here / "out" / "report.json").read_text())["controls"]["identity"]
+    assert identity["holds"] and abs(identity["metrics"]["downstream_loss"]["value"]) < 1e-4

@@ -69,15 +69,15 @@ def control_replacements(
         row_ids: the number of each row in the run; random draws are keyed by it, never by batch.
     """
     mean = jnp.broadcast_to(controls.mean.astype(x.dtype), x.shape)
-    first = saes[0].reconstruction
-    out = [Replacement(mean), Replacement(first + (x - first))]
+    first = wide(saes[0].reconstruction)  # in bfloat16 the sum would be rounded, and not be x
+    out = [Replacement(mean), Replacement((first + (wide(x) - first)).astype(x.dtype))]
     direction = random_directions(controls.seed, row_ids, x.shape[1], x.shape[2])
     for i, (reconstruction, code) in enumerate(saes):
         assert code is not None
         sae, z = code
         error = jnp.sqrt(square(wide(x) - wide(reconstruction)))[..., None] * direction
         random = controls.random_saes[i]
-        random_z = random.encode(x)
+        random_z = random.encode(wide(x))
         shuffled = dataclasses.replace(sae, W_dec=sae.W_dec[controls.permutations[i]])
         components = controls.components[i].astype(x.dtype)
         out += [

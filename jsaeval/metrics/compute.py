@@ -47,7 +47,8 @@ class Estimate:
 
     def minus(self, other: "Estimate") -> "Estimate":
         """The paired difference: both were resampled with the same rows."""
-        samples = None if self.samples is None or other.samples is None else self.samples - other.samples
+        with np.errstate(invalid="ignore"):  # infinite on both sides: undefined
+            samples = None if self.samples is None or other.samples is None else self.samples - other.samples
         return Estimate(self.value - other.value, self.n, samples)
 
 

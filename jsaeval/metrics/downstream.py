@@ -1,6 +1,8 @@
 """What the LM makes of x̂ in place of x: later blocks and the next-token distribution. Tier 3, faithfulness."""
 
-from jsaeval.metrics.metric import Metric
+from typing import Any
+
+from jsaeval.metrics.metric import Metric, Totals
 
 
 def _metric(id: str, unit: str, direction, formula: str, source: str, value, needs: str = "loss", **rest) -> Metric:
@@ -19,6 +21,13 @@ def _metric(id: str, unit: str, direction, formula: str, source: str, value, nee
     )
 
 
+def _downstream_reconstruction(t: Totals) -> Any:
+    after = t["downstream_sse"][..., t.first_block :]
+    if not after.shape[-1]:
+        raise KeyError("there is no block after the hook")
+    return (after / t["n"][..., None]).mean(-1)
+
+
 METRICS = (
     _metric(
         "downstream_reconstruction",
@@ -26,7 +35,7 @@ METRICS = (
         "lower",
         "mean over blocks k after the hook of mean_t ‖a_t^k − â_t^k‖²",
         "Braun et al. 2024 (arXiv 2405.12241), §2",
-        lambda t: (t["downstream_sse"][..., t.first_block :] / t["n"][..., None]).mean(-1),
+        _downstream_reconstruction,
         needs="curve",
     ),
     _metric(

@@ -42,7 +42,8 @@ class RunControls:
     def identity_holds(self) -> bool:
         """Whether splicing x itself changes nothing."""
         values = self.metrics.get("identity", {})
-        return all(abs(values[id].value) < IDENTITY_LIMIT for id in ("ce_increase", "downstream_loss") if id in values)
+        measured = [values[id] for id in ("ce_increase", "downstream_loss") if id in values and values[id].n]
+        return all(abs(value.value) < IDENTITY_LIMIT for value in measured)
 
 
 def run_controls(table: Table, n_saes: int, facts: Facts, seed: int) -> RunControls:
@@ -90,7 +91,8 @@ _NORMS = tuple(metric.id for metric in REGISTRY.values() if metric.needs == "nor
 
 def _streams(table: Table, n_saes: int) -> list[tuple[str, int, int]]:
     """(control, its SAE or -1, its index in the table) of the controls that the table has."""
-    if len(next(iter(table.saes.values()))) == n_saes:
+    n_streams = max((len(column) for column in table.saes.values()), default=n_saes)
+    if n_streams == n_saes:
         return []
     return [(name, sae, n_saes + i) for i, (name, sae) in enumerate(control_names(n_saes))]
 

@@ -5,7 +5,14 @@ from typing import Any, Literal
 
 
 # What a control is compared by; the first is the one that decides who is better.
-COLUMNS = ("downstream_loss", "ce_increase", "ce_recovered_zero", "explained_variance", "l0")
+COLUMNS = (
+    "downstream_loss",
+    "ce_increase",
+    "ce_recovered_zero",
+    "explained_variance",
+    "l0",
+    "downstream_reconstruction",
+)
 LABELS = {
     "random_error": "random error, same norm",
     "pca": "PCA, k = L0 components",

@@ -51,7 +51,7 @@ def sae_figures(report: dict[str, Any], sae: dict[str, Any]) -> Iterator[Picture
     name = sae["name"]
     if comparison(report, sae) and _compared_by(report, sae):
         yield _controls(report, sae)
-    if sae.get("by_block"):
+    if _has_curve(sae):
         yield Picture(
             _curves([(1, sae)], f"{name}-curve"),
             "Downstream reconstruction: how far the residual stream is from the clean one after each block behind the "
@@ -88,11 +88,17 @@ def sweep_figures(saes: list[dict[str, Any]]) -> Iterator[Picture]:
                     f"{id} against L0, with 95 % intervals; better is {better} and to the left. The line joins the "
                     f"SAEs that no other beats on both.{where}",
                 )
-        curved = [(i, sae) for i, sae in here if sae.get("by_block")]
+        curved = [(i, sae) for i, sae in here if _has_curve(sae)]
         if len(curved) > 1:
             yield Picture(
                 _curves(curved, f"{hook}-curves"), f"Downstream reconstruction of all SAEs, after each block.{where}"
             )
+
+
+def _has_curve(sae: dict[str, Any]) -> bool:
+    """Whether a block after the hook was measured, and its values can stand on a logarithmic axis."""
+    values = sae.get("by_block", {}).get("downstream_mse", {}).values()
+    return any(value for value in values if value is not None)
 
 
 def _known(metrics: dict[str, Any], *ids: str) -> bool:

@@ -17,6 +17,7 @@ _BETTER = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is bet
 _AXES = {"faithfulness": "Faithfulness (to the LM)", "interpretability": "Interpretability (to people)"}
 # With more SAEs than this the page shows no figures of single SAEs, to stay small.
 MOST_WITH_FIGURES = 8
+_COMPARED = 5  # columns fit beside each other
 _OVERVIEW = ("l0", "explained_variance", "ce_recovered_zero", "downstream_loss", "alive")
 
 
@@ -53,7 +54,7 @@ def _sae(report: dict[str, Any], sae: dict[str, Any]) -> dict[str, Any]:
     if "error" in sae:
         return {"name": sae["name"], "error": sae["error"]}
     lines = comparison(report, sae)
-    compared = [id for id in COLUMNS if lines and id in lines[0].metrics]
+    compared = [id for id in COLUMNS if lines and id in lines[0].metrics][:_COMPARED]
     keep = ("name", "hook", "architecture", "d_in", "d_sae")
     return {key: sae[key] for key in keep} | {
         "error": None,

@@ -53,8 +53,11 @@ def grounds(report: dict[str, Any], sae: dict[str, Any]) -> Iterator[str]:
     identity = controls_by_hook(report).get(sae["hook"], {}).get("identity")
     if identity:
         values = identity["metrics"]
-        size = max((abs(values[id]["value"]) for id in ("ce_increase", "downstream_loss") if id in values), default=0.0)
-        if identity["holds"]:
+        found = [values[id]["value"] for id in ("ce_increase", "downstream_loss") if id in values]
+        size = max((abs(value) for value in found if value is not None), default=None)
+        if identity["holds"] and size is None:
+            yield "Nothing was measured that would show a mistake in the splice."
+        elif identity["holds"]:
             yield f"Splicing the activation itself in changes nothing ({number(size)} nats), so the splice is sound."
         else:
             yield (

@@ -149,7 +149,7 @@ def evaluate(
         controlled = passes[-1].controls or passes[-1].table
         controls[at.name] = run_controls(controlled, len(group), facts, setting.seed)
         for index, i in enumerate(group):
-            results[i] = _result(saes[i], at, facts, index, passes[-1], setting)
+            results[i] = _result(saes[i], at, facts, (index, len(group)), passes[-1], setting)
     names = {"metric": metric_mask, "splice": splice_mask or metric_mask}
     provenance = _provenance(passes, data, mesh, setting, lm) | {"wall_s": time.perf_counter() - start}
     entries = tuple(results[i] for i in range(len(saes)))
@@ -196,9 +196,12 @@ def _rows(lm: HostLM, corpus: str, tokens: Any, rows: int | None, context: int) 
     return data
 
 
-def _result(sae: SAE, hook: Hook, facts: Facts, index: int, measured: Measured, setting: Setting) -> SAEResult:
+def _result(
+    sae: SAE, hook: Hook, facts: Facts, place: tuple[int, int], measured: Measured, setting: Setting
+) -> SAEResult:
+    """One SAE's part of a pass; `place` is its index among the SAEs of the pass, and their number."""
     table, groups, seed = measured.table, setting.groups, setting.seed
-    controls, n_saes = None, len(next(iter(table.saes.values())))
+    (index, n_saes), controls = place, None
     latents = latent_table(sae, table.latents[index], table.n_tokens) if "latents" in groups else None
     metrics = scalar_values(table, index, facts, seed, latents)
     if measured.controls is not None:

@@ -112,6 +112,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raw = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else tomllib.loads(text)
     except FileNotFoundError:
         raise InputError(f"--config {path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path}: {str(error).splitlines()[0]}") from None
     if not isinstance(raw, dict):
