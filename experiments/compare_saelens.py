@@ -7,7 +7,8 @@ same rows, with every token counted and spliced, batches of 8, and every metric 
 peer does not have. A round is: the peer, ours, ours with 8 SAEs at once, ours with another SAE and `lm_cache`, without
 `curve`. Only `run_evals` and only `evaluate` are timed; compilation of ours is left out and printed.
 
-Measured on 2 x86-64 cores: see the table in README.md. About 8 minutes.
+Measured on 2 x86-64 cores, median of 3 rounds, tokens/s and SAE: peer 103, ours 238, with 8 SAEs 411, with another SAE
+and `lm_cache` 375. About 9 minutes.
 """
 
 import dataclasses
