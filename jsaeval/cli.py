@@ -3,29 +3,36 @@
 import contextlib
 import dataclasses
 import io
+import json
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
-from jsaeval.cache import keep_programs
+from jsaeval.cache import atomic, keep_programs
 from jsaeval.errors import InputError, nearest
 from jsaeval.lm.load import load_lm
 from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import make_mesh
+from jsaeval.report.compared import compared, show_compared
 from jsaeval.report.describe import describe
 from jsaeval.report.json_report import report
 from jsaeval.report.page import page
 from jsaeval.report.progress import Progress
 from jsaeval.report.terminal import show_report
+from jsaeval.report.tidy import tidy
+from jsaeval.run.compare import compare
 from jsaeval.run.engine import Setting
 from jsaeval.run.evaluate import Failed, evaluate, hook_of
-from jsaeval.run.folder import PAGE, REPORT, claim, read_report, write, write_page
+from jsaeval.run.folder import PAGE, REPORT, claim, read_report, write, write_rendered
 from jsaeval.run.plan import Plan, read_config
+from jsaeval.sae.find import find_saes, short_names
 from jsaeval.sae.load import SHIPPED, load_sae
 from jsaeval.sae.module import SAE
 
@@ -47,14 +54,32 @@ class Show:
 
 
 @dataclass(frozen=True)
+class Compare:
+    """Is one SAE better than another? Paired differences on the same rows, with intervals."""
+
+    folder_a: tyro.conf.Positional[str]
+    """The folder of a run."""
+    folder_b: tyro.conf.Positional[str | None] = None
+    """The folder of another run on the same rows. Default: two SAEs of the first."""
+    sae_a: str | None = None
+    """Which SAE of the first folder. Default: the only one."""
+    sae_b: str | None = None
+    """Which SAE of the second folder. Default: the only one, or those of the same names."""
+    seed: int = 0
+    """Of the bootstrap."""
+    out: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """JSON file for the numbers."""
+
+
+@dataclass(frozen=True)
 class Report:
-    """Make the page of a run again, from its report.json."""
+    """Make the page, report.csv and report.parquet of a run again, from its report.json."""
 
     folder: tyro.conf.Positional[str]
     """The folder of a run."""
 
 
-COMMANDS: dict[str, type] = {"run": Run, "report": Report, "show": Show}
+COMMANDS: dict[str, type] = {"run": Run, "compare": Compare, "report": Report, "show": Show}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,11 +88,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
         return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"jsaeval {metadata.version('jsaeval')}")
+        return 0
     try:
         command = parse(argv)
-        if isinstance(command, Run):
-            return _run(command)
-        return _report(command) if isinstance(command, Report) else _show(command)
+        match command:
+            case Run():
+                return _run(command)
+            case Compare():
+                return _compare(command)
+            case Report():
+                return _report(command)
+        return _show(command)
     except InputError as error:
         print(f"jsaeval: {error}", file=sys.stderr)
         return 2
@@ -76,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parse(argv: list[str]) -> Run | Report | Show:
+def parse(argv: list[str]) -> Run | Compare | Report | Show:
     """The command with its values.
 
     Raises:
@@ -89,6 +122,9 @@ def parse(argv: list[str]) -> Run | Report | Show:
     kind = COMMANDS[name]
     flags = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(kind)}
     flags |= {f"--no-{f.name.replace('_', '-')}" for f in dataclasses.fields(kind) if isinstance(f.default, bool)}
+    if kind in (Compare, Report, Show) and not any(not word.startswith("-") for word in rest) and "--help" not in rest:
+        wanted = dataclasses.fields(kind)[0]
+        raise InputError(f"{name}: {wanted.name.upper()} is missing; jsaeval {name} --help says what it is")
     for word in (word.partition("=")[0] for word in rest):
         if word.startswith("--") and word.replace("_", "-") not in {*flags, "--help"}:
             raise InputError(f"{name} {word}: no such flag{nearest(word, sorted(flags))}")
@@ -96,8 +132,8 @@ def parse(argv: list[str]) -> Run | Report | Show:
     try:
         with contextlib.redirect_stderr(complaint):
             command = tyro.cli(kind, prog=f"jsaeval {name}", args=rest)
-            if name == "run" and command.config is not None:
-                values = read_config(Path(command.config)) | {"config": command.config}
+            if isinstance(command, Run) and command.config is not None:
+                values: Any = read_config(Path(command.config)) | {"config": command.config}
                 if command.sae:  # tyro would append them to those of the file
                     values["sae"] = ()
                 command = tyro.cli(kind, prog=f"jsaeval {name}", args=rest, default=Run(**values))
@@ -119,7 +155,7 @@ def _one_line(box: str) -> str:
 
 
 def _overview() -> str:
-    lines = [f"  jsaeval {name:6} {kind.__doc__}" for name, kind in COMMANDS.items()]
+    lines = [f"  jsaeval {name:8} {kind.__doc__}" for name, kind in COMMANDS.items()]
     return "\n".join(
         ["jsaeval evaluates sparse autoencoders.", "", *lines, "", "jsaeval COMMAND --help lists the flags."]
     )
@@ -134,7 +170,11 @@ def _run(command: Run) -> int:
     with Progress() as progress:
         progress.say(f"loading {plan.lm}")
         lm = load_lm(plan.lm, plan.dtype)
-        loaded = [_load(name, plan, lm) for name in _sae_names(plan)]
+        found = find_saes(_sae_names(plan))
+        if found.skipped:
+            progress.say(f"{len(found.skipped)} that are no SAEs are left out ({Path(found.skipped[0]).name}, ...)")
+        named = zip(found.names, short_names(found.names), strict=True)
+        loaded = [_load(name, short if len(found.names) > 1 else None, plan, lm) for name, short in named]
         good = [entry for entry in loaded if isinstance(entry, SAE)]
         if not good:
             raise InputError("; ".join(entry.error for entry in loaded if isinstance(entry, Failed)))
@@ -158,10 +198,10 @@ def _run(command: Run) -> int:
     results = dataclasses.replace(results, entries=entries)
     made = report(results, dataclasses.asdict(plan))
     write(folder, plan, made, results)
-    write_page(folder, page(made))
+    write_rendered(folder, page(made), tidy(made))
     show_report(made, Console(width=None if sys.stdout.isatty() else 120))
     print(f"\n{folder / REPORT}\n{folder / PAGE}")
-    return 3 if len(good) < len(loaded) else 0
+    return 3 if any(isinstance(entry, Failed) for entry in entries) else 0
 
 
 def _sae_names(plan: Plan) -> tuple[str, ...]:
@@ -172,21 +212,33 @@ def _sae_names(plan: Plan) -> tuple[str, ...]:
     return (plan.lm,)
 
 
-def _load(name: str, plan: Plan, lm: HostLM) -> SAE | Failed:
-    """An SAE that fits the LM, named as on the command line when several are evaluated."""
+def _load(name: str, short: str | None, plan: Plan, lm: HostLM) -> SAE | Failed:
+    """An SAE that fits the LM; `short` is its name in the report when several are evaluated."""
     try:
         sae = load_sae(name)
         hook_of(sae, plan.hook, lm)
     except InputError as error:
-        return Failed(name, str(error))
-    if len(plan.sae) > 1:
-        sae = dataclasses.replace(sae, card=dataclasses.replace(sae.card, name=name))
+        return Failed(short or name, str(error))
+    if short:
+        sae = dataclasses.replace(sae, card=dataclasses.replace(sae.card, name=short))
     return sae.astype(plan.dtype)
+
+
+def _compare(command: Compare) -> int:
+    second = None if command.folder_b is None else Path(command.folder_b)
+    pairs = compare(Path(command.folder_a), second, command.sae_a, command.sae_b, command.seed)
+    show_compared(pairs, Console(width=None if sys.stdout.isatty() else 120))
+    if command.out is not None:
+        with atomic(Path(command.out)) as temporary:
+            temporary.write_text(json.dumps(compared(pairs), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        print(command.out)
+    return 0
 
 
 def _report(command: Report) -> int:
     folder = Path(command.folder)
-    write_page(folder, page(read_report(folder)))
+    made = read_report(folder)
+    write_rendered(folder, page(made), tidy(made))
     print(folder / PAGE)
     return 0
 

@@ -1,5 +1,6 @@
 """The command line with a tiny LM on disk: results, refusals, exit codes."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_two_saes_and_one_bad_one(here, capsys):
     saes = ["--sae", "bad.safetensors", "--sae", "topk", "--sae", "relu.safetensors"]
     assert main([*BASE, *saes, "--metrics", "norms", "--out", "out"]) == 3
     entries = json.loads((here / "out" / "report.json").read_text())["saes"]
-    assert [e["name"] for e in entries] == ["bad.safetensors", "topk", "relu.safetensors"]
+    assert [e["name"] for e in entries] == ["bad", "topk", "relu"]
     assert "not a whole safetensors file" in entries[0]["error"] and set(entries[1]["metrics"]) == {
         "l0",
         "l1",
@@ -266,3 +267,51 @@ def test_the_splice_is_exact_in_bfloat16(here):
     assert main([*BASE, *flags]) == 0
     identity = json.loads((here / "out" / "report.json").read_text())["controls"]["identity"]
     assert identity["holds"] and abs(identity["metrics"]["downstream_loss"]["value"]) < 1e-4
+
+
+def test_a_sweep_by_pattern(here, capsys):
+    """A damaged SAE and one that overflows fail alone; the rest is as if they had not been there."""
+    (here / "s").mkdir()
+    for name, kind in (("relu", "relu"), ("topk", "topk")):
+        save_sae(tiny_sae(kind), here / "s" / f"{name}.safetensors")
+    huge = tiny_sae("relu")
+    save_sae(dataclasses.replace(huge, W_dec=huge.W_dec * 1e30), here / "s" / "huge.safetensors")
+    (here / "s" / "bad.safetensors").write_bytes(b"nothing")
+    (here / "s" / "log.jsonl").write_text("{}")
+    assert main([*BASE, "--sae", "s/*", "--out", "out"]) == 3
+    printed = capsys.readouterr()
+    assert "log.jsonl" in printed.out + printed.err
+    report = json.loads((here / "out" / "report.json").read_text())
+    by_name = {sae["name"]: sae for sae in report["saes"]}
+    assert list(by_name) == ["bad", "huge", "relu", "topk"]
+    assert "not a whole safetensors file" in by_name["bad"]["error"]
+    assert "not finite on 6 of 6 rows" in by_name["huge"]["error"]
+    assert main([*BASE, "--sae", "relu.safetensors", "--out", "alone"]) == 0
+    alone = json.loads((here / "alone" / "report.json").read_text())["saes"][0]
+    for id, metric in alone["metrics"].items():
+        np.testing.assert_allclose(by_name["relu"]["metrics"][id]["value"], metric["value"], rtol=1e-5, err_msg=id)
+    table = pd.read_csv(here / "out" / "report.csv")
+    assert set(table["sae"].dropna()) == {"relu", "topk"}
+    other = pd.read_parquet(here / "out" / "report.parquet")
+    assert table["metric"].tolist() == other["metric"].tolist() and list(table) == list(other)
+    np.testing.assert_allclose(table["value"], other["value"])
+    (here / "out" / "report.csv").unlink()
+    assert main(["report", "out"]) == 0 and (here / "out" / "report.csv").is_file()
+
+
+def test_only_bad_saes(here, capsys):
+    huge = tiny_sae("relu")
+    save_sae(dataclasses.replace(huge, W_dec=huge.W_dec * 1e30), here / "huge.safetensors")
+    assert main([*BASE, "--sae", "huge.safetensors", "--out", "out"]) == 2
+    assert "not finite" in capsys.readouterr().err and not (here / "out").exists()
+    assert main([*BASE, "--sae", "nothing/*"]) == 2
+    assert "matches nothing" in capsys.readouterr().err
+
+
+def test_version_and_missing_arguments(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("jsaeval 0.")
+    for command, argument in (("report", "FOLDER"), ("show", "NAME"), ("compare", "FOLDER_A")):
+        assert main([command]) == 2
+        error = capsys.readouterr().err
+        assert f"{command}: {argument} is missing" in error and error.count("\n") == 1

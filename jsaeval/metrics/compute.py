@@ -124,7 +124,7 @@ def block_values(table: Table, sae: int, facts: Facts) -> dict[str, dict[str, fl
     """`downstream_mse` and `downstream_fvu` of each block after the hook."""
     n = table.n_tokens
     sse = table.saes["downstream_sse"][sae].sum(axis=0)
-    spread = table.rows["resid_sq"].sum(axis=0) - np.square(table.vectors["resid"]).sum(axis=1) / n
+    spread = table.rows["resid_sst"].sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         curves = {"downstream_mse": sse / n, "downstream_fvu": sse / spread}
     return {name: {str(k): float(c[k]) for k in range(facts.first_block, len(c))} for name, c in curves.items()}

@@ -28,6 +28,13 @@ def _downstream_reconstruction(t: Totals) -> Any:
     return (after / t["n"][..., None]).mean(-1)
 
 
+def _downstream_fvu(t: Totals) -> Any:
+    after, spread = t["downstream_sse"][..., t.first_block :], t["resid_sst"][..., t.first_block :]
+    if not after.shape[-1]:
+        raise KeyError("there is no block after the hook")
+    return (after / spread).mean(-1)
+
+
 METRICS = (
     _metric(
         "downstream_reconstruction",
@@ -36,6 +43,15 @@ METRICS = (
         "mean over blocks k after the hook of mean_t ‖a_t^k − â_t^k‖²",
         "Braun et al. 2024 (arXiv 2405.12241), §2",
         _downstream_reconstruction,
+        needs="curve",
+    ),
+    _metric(
+        "downstream_fvu",
+        "share",
+        "lower",
+        "mean over blocks k after the hook of Σ_t ‖a_t^k − â_t^k‖² / Σ_t ‖a_t^k − mean a^k‖²",
+        "jsaeval; downstream_reconstruction without the blocks' own scales",
+        _downstream_fvu,
         needs="curve",
     ),
     _metric(

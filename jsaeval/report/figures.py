@@ -1,11 +1,7 @@
 """The figures of the page, as inline SVG made by matplotlib. No figure needs colour to be read."""
 
-import io
 import itertools
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import matplotlib
@@ -15,35 +11,15 @@ from matplotlib.figure import Figure
 from jsaeval.metrics.latents import DENSE
 from jsaeval.metrics.registry import REGISTRY
 from jsaeval.report.comparison import comparison
+from jsaeval.report.drawing import INK, STYLE, Picture, svg
+from jsaeval.report.fronts import fronts
 
 
-_STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text: small, selectable, in the font of the page
-    "font.family": "sans-serif",
-    "font.size": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "axes.axisbelow": True,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 4.0,
-}
-_INK = "#1b4d72"
 # Lines are told apart by dash and marker; the shade only helps.
 _LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ("-", "x"), ("--", "v"), (":", "P"), ("-.", "*"))
-_SHADES = (_INK, "#a3481c", "#3d7a45", "#6b4a8a")
+_SHADES = (INK, "#a3481c", "#3d7a45", "#6b4a8a")
 _BY_POSITION = ("mse", "explained_variance", "downstream_loss", "l0")
-_FRONTS = ("ce_recovered_zero", "downstream_loss", "fvu")
 _COMPARED = ("downstream_loss", "ce_increase")
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An `<svg>` element, and what it shows."""
-
-    svg: str
-    caption: str
 
 
 def sae_figures(report: dict[str, Any], sae: dict[str, Any]) -> Iterator[Picture]:
@@ -79,15 +55,7 @@ def sweep_figures(saes: list[dict[str, Any]]) -> Iterator[Picture]:
     for hook in hooks:
         here = [(i, sae) for i, sae in numbered if sae["hook"] == hook]
         where = f" At {hook}." if len(hooks) > 1 else ""
-        for id in _FRONTS:
-            points = [(i, sae["metrics"]) for i, sae in here if _known(sae["metrics"], "l0", id)]
-            if len(points) > 1:
-                better = "up" if REGISTRY[id].direction == "higher" else "down"
-                yield Picture(
-                    _front(id, points, f"{hook}-{id}"),
-                    f"{id} against L0, with 95 % intervals; better is {better} and to the left. The line joins the "
-                    f"SAEs that no other beats on both.{where}",
-                )
+        yield from fronts(here, hook, where)
         curved = [(i, sae) for i, sae in here if _has_curve(sae)]
         if len(curved) > 1:
             yield Picture(
@@ -101,10 +69,6 @@ def _has_curve(sae: dict[str, Any]) -> bool:
     return any(value for value in values if value is not None)
 
 
-def _known(metrics: dict[str, Any], *ids: str) -> bool:
-    return all(id in metrics and metrics[id]["value"] is not None for id in ids)
-
-
 def _compared_by(report: dict[str, Any], sae: dict[str, Any]) -> list[str]:
     return [id for id in _COMPARED if id in comparison(report, sae)[0].metrics]
 
@@ -112,7 +76,7 @@ def _compared_by(report: dict[str, Any], sae: dict[str, Any]) -> list[str]:
 def _controls(report: dict[str, Any], sae: dict[str, Any]) -> Picture:
     ids = _compared_by(report, sae)
     lines = [line for line in comparison(report, sae) if line.name != "identity"]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 0.32 * len(lines) + 0.8), layout="constrained")
         axes = figure.subplots(1, len(ids), sharey=True, squeeze=False)[0]
         for ax, id in zip(axes, ids, strict=True):
@@ -128,13 +92,13 @@ def _controls(report: dict[str, Any], sae: dict[str, Any]) -> Picture:
             f"The SAE (diamond) and its controls on the same {report['controls']['rows']} rows, with 95 % intervals; "
             "left is better. A trained SAE must be left of the PCA, the permuted decoder and the random SAE."
         )
-        return Picture(_svg(figure, f"{sae['name']}-controls", caption), caption)
+        return Picture(svg(figure, f"{sae['name']}-controls", caption), caption)
 
 
 def _point(ax: Axes, metric: dict[str, Any], at: float | int, marker: str, horizontal: bool = False) -> None:
     value, ci95 = metric["value"], metric.get("ci95")
     error = None if ci95 is None else [[max(0.0, value - ci95[0])], [max(0.0, ci95[1] - value)]]
-    options: dict[str, Any] = {"fmt": marker, "color": _INK, "capsize": 2.5}
+    options: dict[str, Any] = {"fmt": marker, "color": INK, "capsize": 2.5}
     if horizontal:
         ax.errorbar(value, at, xerr=error, **options)
     else:
@@ -142,7 +106,7 @@ def _point(ax: Axes, metric: dict[str, Any], at: float | int, marker: str, horiz
 
 
 def _curves(saes: list[tuple[int, dict[str, Any]]], name: str) -> str:
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.7 if len(saes) == 1 else 3.4), layout="constrained")
         axes = figure.subplots(1, 2)
         for ax, id in zip(axes, ("downstream_fvu", "downstream_mse"), strict=True):
@@ -157,64 +121,30 @@ def _curves(saes: list[tuple[int, dict[str, Any]]], name: str) -> str:
         axes[0].set_ylim(bottom=0)
         if len(saes) > 1:
             axes[1].legend(frameon=False, fontsize=7, title="SAE", ncols=2)
-        return _svg(figure, name, "downstream reconstruction after each block")
+        return svg(figure, name, "downstream reconstruction after each block")
 
 
 def _positions(sae: dict[str, Any]) -> str:
     ids = [id for id in _BY_POSITION if id in sae["by_position"]]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 1.9), layout="constrained")
         for ax, id in zip(figure.subplots(1, len(ids), squeeze=False)[0], ids, strict=True):
             values = {bucket: value for bucket, value in sae["by_position"][id].items() if value is not None}
-            ax.bar(list(values), list(values.values()), color="#9fbcd1", edgecolor=_INK, width=0.7)
+            ax.bar(list(values), list(values.values()), color="#9fbcd1", edgecolor=INK, width=0.7)
             ax.set_title(id, fontsize=9)
             ax.tick_params(axis="x", labelsize=7)
             ax.grid(axis="x", visible=False)
             ax.set_xlabel("position")
-        return _svg(figure, f"{sae['name']}-positions", "metrics by position")
+        return svg(figure, f"{sae['name']}-positions", "metrics by position")
 
 
 def _densities(sae: dict[str, Any]) -> str:
     edges, counts = sae["density_histogram"]["log10_density_edges"], sae["density_histogram"]["latents"]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.2), layout="constrained")
         ax = figure.subplots()
-        ax.stairs(counts, edges, fill=True, facecolor="#9fbcd1", edgecolor=_INK)
+        ax.stairs(counts, edges, fill=True, facecolor="#9fbcd1", edgecolor=INK)
         ax.axvline(-1, color="black", linestyle="--", linewidth=1)
         ax.set_xlabel("log10 density")
         ax.set_ylabel("latents")
-        return _svg(figure, f"{sae['name']}-density", "number of latents by log10 density")
-
-
-def _front(id: str, points: list[tuple[int, dict[str, Any]]], name: str) -> str:
-    """L0 against a metric; the line joins the SAEs that are not dominated."""
-    sign = -1.0 if REGISTRY[id].direction == "higher" else 1.0
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(7.2, 3.0), layout="constrained")
-        ax = figure.subplots()
-        best, front = float("inf"), []
-        for i, metrics in sorted(points, key=lambda p: (p[1]["l0"]["value"], sign * p[1][id]["value"])):
-            x, y = metrics["l0"]["value"], metrics[id]["value"]
-            _point(ax, metrics[id], x, "o")
-            ax.annotate(f"{i}", (x, y), (5, 4), textcoords="offset points", fontsize=9)
-            if sign * y < best:
-                best = sign * y
-                front.append((x, y))
-        ax.plot(*zip(*front, strict=True), "-", color=_INK, linewidth=1)
-        ax.set_xlabel("L0 (latents)")
-        ax.set_ylabel(id)
-        return _svg(figure, name, f"{id} against L0")
-
-
-def _svg(figure: Figure, name: str, label: str) -> str:
-    """The bare element. Its ids are salted with `name`, so that figures do not share them on one page."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
-    head = rf'<svg \1 role="img" aria-label="{escape(label)}">'
-    text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', head, text, count=1)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # they are the same in every figure
-    text = re.sub(r"\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}", text)  # a hundredth of a point is enough
-    return re.sub(r"\s*\n\s*", "\n", text).replace("xlink:href", "href").strip()
+        return svg(figure, f"{sae['name']}-density", "number of latents by log10 density")

@@ -128,7 +128,7 @@ def evaluate(
         progress: see `jsaeval.run.engine.measure`.
 
     Raises:
-        InputError: something does not fit; nothing was evaluated.
+        InputError: something does not fit, or no SAE gave finite numbers; nothing was evaluated.
     """
     start = time.perf_counter()
     if not saes:
@@ -140,7 +140,7 @@ def evaluate(
 
     cache = None if lm_cache is None else LMCache.of(Path(lm_cache), lm, setting.precision, data.sha256())
 
-    results: dict[int, SAEResult] = {}
+    results: dict[int, SAEResult | Failed] = {}
     passes, controls = [], {}
     for at in dict.fromkeys(hooks):
         group = [i for i, h in enumerate(hooks) if h == at]
@@ -149,7 +149,13 @@ def evaluate(
         controlled = passes[-1].controls or passes[-1].table
         controls[at.name] = run_controls(controlled, len(group), facts, setting.seed)
         for index, i in enumerate(group):
-            results[i] = _result(saes[i], at, facts, (index, len(group)), passes[-1], setting)
+            if error := _not_finite(passes[-1].table, index):
+                results[i] = Failed(saes[i].card.name, error)
+            else:
+                results[i] = _result(saes[i], at, facts, (index, len(group)), passes[-1], setting)
+    failed = [entry for entry in results.values() if isinstance(entry, Failed)]
+    if len(failed) == len(results):
+        raise InputError("; ".join(f"{entry.name}: {entry.error}" for entry in failed))
     names = {"metric": metric_mask, "splice": splice_mask or metric_mask}
     provenance = _provenance(passes, data, mesh, setting, lm) | {"wall_s": time.perf_counter() - start}
     entries = tuple(results[i] for i in range(len(saes)))
@@ -176,6 +182,17 @@ def hook_of(sae: SAE, override: str | None, lm: HostLM) -> Hook:
             "is it an SAE of another LM or hook?"
         )
     return hook
+
+
+def _not_finite(table: Table, index: int) -> str:
+    """What is wrong with the sums of an SAE, or nothing."""
+    for name, columns in table.saes.items():
+        rows = ~np.isfinite(columns[index].reshape(table.n_rows, -1)).all(axis=1)
+        if rows.any():
+            return (
+                f"its {name} is not finite on {rows.sum()} of {table.n_rows} rows; its weights or activations overflow"
+            )
+    return ""
 
 
 def _rows(lm: HostLM, corpus: str, tokens: Any, rows: int | None, context: int) -> Rows:

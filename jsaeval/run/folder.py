@@ -16,6 +16,7 @@ from jsaeval.run.plan import Plan
 
 PLAN, REPORT, PAGE = "plan.toml", "report.json", "report.html"
 ROWS, LATENTS = "rows.parquet", "latents.parquet"
+CSV, TIDY = "report.csv", "report.parquet"
 SCHEMA = 1
 
 
@@ -58,8 +59,12 @@ def write(folder: Path, plan: Plan, report: dict[str, Any], results: Results) ->
         temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def write_page(folder: Path, page: str) -> None:
-    """Write the page, whole or not at all."""
+def write_rendered(folder: Path, page: str, tidy: pd.DataFrame) -> None:
+    """Write what is made of the report alone: the page and the tables in long form; each file whole or not at all."""
+    with atomic(folder / CSV) as temporary:
+        tidy.to_csv(temporary, index=False)
+    with atomic(folder / TIDY) as temporary:
+        tidy.to_parquet(temporary, index=False)
     with atomic(folder / PAGE) as temporary:
         temporary.write_text(page, encoding="utf-8")
 

@@ -34,19 +34,24 @@ class Table:
         return int(self.rows["n"].sum())
 
     def with_variance(self) -> "Table":
-        """The same table with the column `sst` (by bucket): squared deviations of x from the mean of the run.
+        """The same table with squared deviations from the mean of the run: `sst` of x (by bucket), and `resid_sst` of
+        the clean residual stream (by block), where their sums were measured.
 
-        Deviations were summed about a fixed vector. Moving to the mean needs sums of vectors, which are known per
+        Deviations of x were summed about a fixed vector. Moving to the mean needs sums of vectors, which are known per
         bucket over the run; a row takes part in proportion to its tokens, so totals by bucket are exact.
         """
-        if "x_dev_sq" not in self.rows:
-            return self
-        n, shifts = self.rows["n"], self.vectors["x_dev"]
+        rows, n = self.rows, self.rows["n"]
+        if "resid_sq" in rows:
+            mean_sq = np.square(self.vectors["resid"] / max(1, self.n_tokens)).sum(axis=1)
+            rows = rows | {"resid_sst": rows["resid_sq"] - n.sum(axis=1)[:, None] * mean_sq}
+        if "x_dev_sq" not in rows:
+            return replace(self, rows=rows)
+        shifts = self.vectors["x_dev"]
         per_bucket = n.sum(axis=0)
         shift = shifts.sum(axis=0) / max(1, per_bucket.sum())
         change = np.square(shift).sum() * per_bucket - 2 * shifts @ shift
         per_token = np.divide(change, per_bucket, out=np.zeros(len(change)), where=per_bucket > 0)
-        return replace(self, rows=self.rows | {"sst": self.rows["x_dev_sq"] + n * per_token[None]})
+        return replace(self, rows=rows | {"sst": rows["x_dev_sq"] + n * per_token[None]})
 
 
 @dataclass

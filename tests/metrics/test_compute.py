@@ -106,7 +106,7 @@ def loss_table(rows=40, seed=0):
         "downstream_sse": np.array([0.0, 0.0, 2.0, 6.0]) * total[:, None],
     }
     vectors = {"resid": np.full((4, 16), 0.5) * total.sum()}
-    return Table(base, {k: v[None] for k, v in saes.items()}, vectors, ())
+    return Table(base, {k: v[None] for k, v in saes.items()}, vectors, ()).with_variance()
 
 
 def test_closed_forms():
@@ -114,6 +114,7 @@ def test_closed_forms():
     values = scalar_values(table, 0, facts)
     clean = table.rows["ce_clean"].sum() / table.rows["n_ce"].sum()
     zero = table.rows["ce_zero"].sum() / table.rows["n_ce"].sum()
+    spread = table.rows["resid_sq"].sum(0) / table.n_tokens - 16 * 0.25
     expected = {
         "ce_clean": clean,
         "ce_spliced": clean + 0.5,
@@ -122,6 +123,7 @@ def test_closed_forms():
         "kl_recovered_zero": 1 - 0.4 / 8,
         "downstream_loss": 0.4,
         "downstream_reconstruction": 4.0,
+        "downstream_fvu": (2 / spread[2] + 6 / spread[3]) / 2,
         "total_variation": 0.1,
         "l0": 7,
         "l1": 20,
@@ -137,7 +139,6 @@ def test_closed_forms():
     blocks = block_values(table, 0, facts)
     assert list(blocks["downstream_mse"]) == ["2", "3"]
     np.testing.assert_allclose(list(blocks["downstream_mse"].values()), [2, 6])
-    spread = table.rows["resid_sq"].sum(0) / table.n_tokens - 16 * 0.25
     np.testing.assert_allclose(list(blocks["downstream_fvu"].values()), [2 / spread[2], 6 / spread[3]])
     of_zero = run_controls(table, 1, facts, 0)
     assert set(of_zero.metrics) == {"zero"} and of_zero.rows == table.n_rows and of_zero.identity_holds()
@@ -156,7 +157,7 @@ def test_what_was_not_measured_is_absent():
 
 
 def test_every_declaration_is_complete():
-    assert len(REGISTRY) == 26
+    assert len(REGISTRY) == 27
     for metric in REGISTRY.values():
         assert metric.formula and metric.source and metric.unit and 1 <= metric.tier <= 5
         # everything about x̂, CE, KL and agreement is faithfulness; everything about z alone is interpretability

@@ -108,7 +108,7 @@ def test_headings_and_figures(report, single):
     for heading in ("Is it faithful?", "Is it interpretable?", "By what right?"):
         assert one.headings.count(heading) == 1 and many.headings.count(heading) == 2
     assert page(single).count("<figure>") == 4  # controls, curve, positions, densities
-    assert page(report).count("<figure>") == 2 * 4 + 3 + 1  # and three fronts and all curves
+    assert page(report).count("<figure>") == 2 * 4 + 4 + 1  # and four fronts and all curves
     assert page(single).count('role="img"') == page(single).count("<figure>")
 
 
@@ -151,7 +151,7 @@ def test_an_undefined_value_does_not_break_it(report, id):
 def test_many_saes_make_a_small_page(report):
     many = [copy.deepcopy(report["saes"][0]) | {"name": f"sae {i}"} for i in range(MOST_WITH_FIGURES + 1)]
     html = page(report | {"saes": many})
-    assert html.count("<figure>") == 4 and "Figures of single SAEs are shown for up to" in html
+    assert html.count("<figure>") == 5 and "Figures of single SAEs are shown for up to" in html
 
 
 @pytest.mark.parametrize(
