@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from jsaeval.metrics.registry import REGISTRY
 from jsaeval.report.comparison import FLOORS, short
@@ -92,6 +93,9 @@ def _front(id: str, points: list[tuple[int, dict[str, Any]]], name: str) -> tupl
         x = [x for x, _ in xy]
         if min(x) > 0 and max(x) / min(x) > _WIDE:
             ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(ScalarFormatter())
+            ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xlabel("L0 (latents)")
         ax.set_ylabel(f"{id} ({REGISTRY[id].unit})")
         ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -125,4 +129,5 @@ def _floors(ax: Axes, id: str, saes: list[dict[str, Any]], values: list[float]) 
             ax.plot(*zip(*sorted(line), strict=True), dash, color="#777777", linewidth=1, label=short(name))
     if log:
         ax.set_yscale("log")
+        ax.set_ylim(bottom=max(ax.get_ylim()[0], min(values) / 3))  # a floor may be 0 but for rounding
     return outside

@@ -1,6 +1,7 @@
 """What `--sae` names: SAEs by name, file, folder, or a pattern that stands for many."""
 
 import glob
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ class Found(NamedTuple):
 
 
 def find_saes(given: Sequence[str]) -> Found:
-    """Replace patterns (`runs/*/topk-*`, `sweep/**`) by what they match, sorted.
+    """Replace patterns (`runs/*/topk-*`, `sweep/**`) by what they match, sorted, numbers as numbers.
 
     A name without `*`, `?` or `[` is kept as it is, and so is one of an existing file. The same file or folder given
     twice is kept once. Of what a pattern matches, files and folders that cannot be SAEs are skipped; a damaged SAE is
@@ -31,7 +32,7 @@ def find_saes(given: Sequence[str]) -> Found:
         if text in SHIPPED or Path(text).exists() or not any(sign in text for sign in "*?["):
             names.append(text)
             continue
-        matches = sorted(glob.glob(text, recursive=True))
+        matches = sorted(glob.glob(text, recursive=True), key=_in_numbers)
         chosen = [match for match in matches if _may_be_sae(Path(match))]
         if not chosen:
             seen = f"; what it matches ({Path(matches[0]).name}, ...) is no SAE" if matches else " matches nothing"
@@ -42,6 +43,12 @@ def find_saes(given: Sequence[str]) -> Found:
     for name in names:
         unique.setdefault(name if name in SHIPPED else str(Path(name).resolve()), name)
     return Found(tuple(unique.values()), tuple(skipped))
+
+
+def _in_numbers(name: str) -> list[tuple[str, int]]:
+    """A key that puts topk-8 before topk-16."""
+    parts = [*re.split(r"(\d+)", name), "0"]
+    return [(text, int(number)) for text, number in zip(parts[::2], parts[1::2], strict=False)]
 
 
 def _may_be_sae(path: Path) -> bool:

@@ -28,6 +28,12 @@ def test_a_pattern_is_sorted_and_leaves_out_what_is_no_sae(sweep):
     assert find_saes(["s/[ab]*.safetensors"]).names == found.names[:3]
 
 
+def test_numbers_are_sorted_as_numbers(sweep):
+    for k in (16, 8, 128):
+        save_sae(tiny_sae(), sweep / f"topk-{k}.safetensors")
+    assert find_saes(["topk-*"]).names == ("topk-8.safetensors", "topk-16.safetensors", "topk-128.safetensors")
+
+
 def test_each_sae_once_in_the_order_given(sweep):
     assert find_saes(["s/c", "s/*", "./s/a.safetensors"]).names == ("s/c", *find_saes(["s/*"]).names[:3])
     assert find_saes(["smollm2-135m", "no-such-file"]).names == ("smollm2-135m", "no-such-file")
