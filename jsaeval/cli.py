@@ -18,7 +18,6 @@ from rich.console import Console
 from jsaeval.cache import atomic, keep_programs
 from jsaeval.errors import InputError, nearest
 from jsaeval.lm.load import load_lm
-from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import make_mesh
 from jsaeval.report.compared import compared, show_compared
 from jsaeval.report.describe import describe
@@ -29,11 +28,11 @@ from jsaeval.report.terminal import show_report
 from jsaeval.report.tidy import tidy
 from jsaeval.run.compare import compare
 from jsaeval.run.engine import Setting
-from jsaeval.run.evaluate import Failed, evaluate, hook_of
+from jsaeval.run.evaluate import Failed, evaluate
 from jsaeval.run.folder import PAGE, REPORT, claim, read_report, write, write_rendered
 from jsaeval.run.plan import Plan, read_config
-from jsaeval.sae.find import find_saes, short_names
-from jsaeval.sae.load import SHIPPED, load_sae
+from jsaeval.run.saes import find_saes, load_saes
+from jsaeval.sae.load import SHIPPED
 from jsaeval.sae.module import SAE
 
 
@@ -164,17 +163,17 @@ def _overview() -> str:
 def _run(command: Run) -> int:
     plan = Plan(**{field.name: getattr(command, field.name) for field in dataclasses.fields(Plan)})
     plan.check()
+    names, notes = find_saes(plan.sae or _shipped(plan.lm))
+    plan = dataclasses.replace(plan, sae=names if plan.sae else ())
     keep_programs()
     folder, groups = claim(plan), plan.groups()
     mesh = make_mesh(*plan.mesh_shape())
     with Progress() as progress:
+        for note in notes:
+            progress.say(note)
         progress.say(f"loading {plan.lm}")
         lm = load_lm(plan.lm, plan.dtype)
-        found = find_saes(_sae_names(plan))
-        if found.skipped:
-            progress.say(f"{len(found.skipped)} that are no SAEs are left out ({Path(found.skipped[0]).name}, ...)")
-        named = zip(found.names, short_names(found.names), strict=True)
-        loaded = [_load(name, short if len(found.names) > 1 else None, plan, lm) for name, short in named]
+        loaded = load_saes(names, plan.hook, plan.dtype, lm)
         good = [entry for entry in loaded if isinstance(entry, SAE)]
         if not good:
             raise InputError("; ".join(entry.error for entry in loaded if isinstance(entry, Failed)))
@@ -204,24 +203,10 @@ def _run(command: Run) -> int:
     return 3 if any(isinstance(entry, Failed) for entry in entries) else 0
 
 
-def _sae_names(plan: Plan) -> tuple[str, ...]:
-    if plan.sae:
-        return plan.sae
-    if plan.lm not in SHIPPED:
-        raise InputError(f"--sae is missing: no SAE ships with {plan.lm!r} (only with {', '.join(SHIPPED)})")
-    return (plan.lm,)
-
-
-def _load(name: str, short: str | None, plan: Plan, lm: HostLM) -> SAE | Failed:
-    """An SAE that fits the LM; `short` is its name in the report when several are evaluated."""
-    try:
-        sae = load_sae(name)
-        hook_of(sae, plan.hook, lm)
-    except InputError as error:
-        return Failed(short or name, str(error))
-    if short:
-        sae = dataclasses.replace(sae, card=dataclasses.replace(sae.card, name=short))
-    return sae.astype(plan.dtype)
+def _shipped(lm: str) -> tuple[str, ...]:
+    if lm not in SHIPPED:
+        raise InputError(f"--sae is missing: no SAE ships with {lm!r} (only with {', '.join(SHIPPED)})")
+    return (lm,)
 
 
 def _compare(command: Compare) -> int:

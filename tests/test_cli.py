@@ -269,45 +269,6 @@ def test_the_splice_is_exact_in_bfloat16(here):
     assert identity["holds"] and abs(identity["metrics"]["downstream_loss"]["value"]) < 1e-4
 
 
-def test_a_sweep_by_pattern(here, capsys):
-    """A damaged SAE and one that overflows fail alone; the rest is as if they had not been there."""
-    (here / "s").mkdir()
-    for name, kind in (("relu", "relu"), ("topk", "topk")):
-        save_sae(tiny_sae(kind), here / "s" / f"{name}.safetensors")
-    huge = tiny_sae("relu")
-    save_sae(dataclasses.replace(huge, W_dec=huge.W_dec * 1e30), here / "s" / "huge.safetensors")
-    (here / "s" / "bad.safetensors").write_bytes(b"nothing")
-    (here / "s" / "log.jsonl").write_text("{}")
-    assert main([*BASE, "--sae", "s/*", "--out", "out"]) == 3
-    printed = capsys.readouterr()
-    assert "log.jsonl" in printed.out + printed.err
-    report = json.loads((here / "out" / "report.json").read_text())
-    by_name = {sae["name"]: sae for sae in report["saes"]}
-    assert list(by_name) == ["bad", "huge", "relu", "topk"]
-    assert "not a whole safetensors file" in by_name["bad"]["error"]
-    assert "not finite on 6 of 6 rows" in by_name["huge"]["error"]
-    assert main([*BASE, "--sae", "relu.safetensors", "--out", "alone"]) == 0
-    alone = json.loads((here / "alone" / "report.json").read_text())["saes"][0]
-    for id, metric in alone["metrics"].items():
-        np.testing.assert_allclose(by_name["relu"]["metrics"][id]["value"], metric["value"], rtol=1e-5, err_msg=id)
-    table = pd.read_csv(here / "out" / "report.csv")
-    assert set(table["sae"].dropna()) == {"relu", "topk"}
-    other = pd.read_parquet(here / "out" / "report.parquet")
-    assert table["metric"].tolist() == other["metric"].tolist() and list(table) == list(other)
-    np.testing.assert_allclose(table["value"], other["value"])
-    (here / "out" / "report.csv").unlink()
-    assert main(["report", "out"]) == 0 and (here / "out" / "report.csv").is_file()
-
-
-def test_only_bad_saes(here, capsys):
-    huge = tiny_sae("relu")
-    save_sae(dataclasses.replace(huge, W_dec=huge.W_dec * 1e30), here / "huge.safetensors")
-    assert main([*BASE, "--sae", "huge.safetensors", "--out", "out"]) == 2
-    assert "not finite" in capsys.readouterr().err and not (here / "out").exists()
-    assert main([*BASE, "--sae", "nothing/*"]) == 2
-    assert "matches nothing" in capsys.readouterr().err
-
-
 def test_version_and_missing_arguments(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("jsaeval 0.")
@@ -315,3 +276,51 @@ def test_version_and_missing_arguments(capsys):
         assert main([command]) == 2
         error = capsys.readouterr().err
         assert f"{command}: {argument} is missing" in error and error.count("\n") == 1
+
+
+def test_a_sweep(here, capsys):
+    """A pattern with what is no SAE, a damaged one and one of NaN in it: the others finish, the exit code is 3."""
+    (here / "saes").mkdir()
+    for kind in ("relu", "jumprelu", "gated"):
+        save_sae(tiny_sae(kind), here / "saes" / f"{kind}.safetensors")
+    save_sae(tiny_sae("topk", hook="blocks.0.hook_mlp_out"), here / "saes" / "topk", format="saelens")
+    (here / "saes" / "cut.safetensors").write_bytes((here / "relu.safetensors").read_bytes()[:500])
+    huge = tiny_sae()
+    save_sae(dataclasses.replace(huge, W_dec=huge.W_dec * 1e30), here / "saes" / "huge.safetensors")
+    (here / "saes" / "log.jsonl").write_text("{}\n")
+    assert main([*BASE, "--sae", "saes/*", "--sae", "saes/relu.safetensors", "--out", "out"]) == 3
+    out, err = capsys.readouterr()
+    assert "left out, no SAEs: saes/log.jsonl" in err and "the same SAE as saes/relu" in err
+    entries = json.loads((here / "out" / "report.json").read_text())["saes"]
+    assert [e["name"] for e in entries] == ["cut", "gated", "huge", "jumprelu", "relu", "topk"]
+    errors = {e["name"]: e["error"] for e in entries if "error" in e}
+    assert list(errors) == ["cut", "huge"] and all("\n" not in error for error in errors.values())
+    assert "not a whole safetensors file" in errors["cut"] and "NaN or Inf" in errors["huge"]
+    assert out.count("failed") == 2 and set(pd.read_parquet(here / "out" / "rows.parquet")["sae"]) == {
+        "gated",
+        "jumprelu",
+        "relu",
+        "topk",
+    }
+    plan = (here / "out" / "plan.toml").read_text()  # names what was run, so that it can be run again
+    assert "saes/gated.safetensors" in plan and "*" not in plan
+
+
+def test_a_sweep_of_which_nothing_is_left(here, capsys):
+    assert main([*BASE, "--sae", "nothing/*"]) == 2
+    assert "--sae 'nothing/*': matches nothing" in capsys.readouterr().err
+    huge = tiny_sae()
+    save_sae(dataclasses.replace(huge, W_dec=huge.W_dec * 1e30), here / "huge.safetensors")
+    assert main([*BASE, "--sae", "huge.safetensors", "--out", "out"]) == 2
+    assert "NaN or Inf" in capsys.readouterr().err and not (here / "out").exists()
+
+
+def test_the_long_form_is_there_and_made_again(here):
+    assert main([*BASE, "--sae", "relu.safetensors", "--sae", "topk", "--out", "out"]) == 0
+    table = pd.read_csv(here / "out" / "report.csv")
+    assert set(table["sae"].dropna()) == {"relu", "topk"}
+    other = pd.read_parquet(here / "out" / "report.parquet")
+    assert table["metric"].tolist() == other["metric"].tolist() and list(table) == list(other)
+    np.testing.assert_allclose(table["value"], other["value"])
+    (here / "out" / "report.csv").unlink()
+    assert main(["report", "out"]) == 0 and (here / "out" / "report.csv").is_file()

@@ -1,7 +1,7 @@
 """Controls: what a number is worth. Streams that a trained SAE must beat, and one that must change nothing.
 
 Of a run: `mean` replaces x by the calibrated mean, a fairer baseline than zero. `identity` replaces it by x̂ + (x − x̂),
-which must change nothing: that proves the splice.
+which must change nothing: that proves the splice. Its x̂ is the nearest to x of all SAEs.
 
 Of each SAE: `random_error` is x plus an error of the SAE's size in a random direction (Gurnee 2024): is the SAE's error
 worse than noise? `random_sae` is a random dictionary with as many active latents: what does sparsity alone give?
@@ -69,8 +69,8 @@ def control_replacements(
         row_ids: the number of each row in the run; random draws are keyed by it, never by batch.
     """
     mean = jnp.broadcast_to(controls.mean.astype(x.dtype), x.shape)
-    first = wide(saes[0].reconstruction)  # in bfloat16 the sum would be rounded, and not be x
-    out = [Replacement(mean), Replacement((first + (wide(x) - first)).astype(x.dtype))]
+    near = nearest(wide(x), [wide(sae.reconstruction) for sae in saes])  # in bfloat16 the sum would not be x
+    out = [Replacement(mean), Replacement((near + (wide(x) - near)).astype(x.dtype))]
     direction = random_directions(controls.seed, row_ids, x.shape[1], x.shape[2])
     for i, (reconstruction, code) in enumerate(saes):
         assert code is not None
@@ -87,6 +87,16 @@ def control_replacements(
             Replacement(mean + (x - mean) @ components.T @ components),
         ]
     return out
+
+
+def nearest(x: Float[Array, "row position width"], candidates: list[Array]) -> Float[Array, "row position width"]:
+    """Token by token the candidate nearest to x, or 0 where 0 is nearer. One that is NaN or Inf is never chosen."""
+    best, least = jnp.zeros_like(x), square(x)
+    for candidate in candidates:
+        error = square(x - candidate)
+        closer = error < least
+        best, least = jnp.where(closer[..., None], candidate, best), jnp.where(closer, error, least)
+    return best
 
 
 def random_directions(

@@ -58,7 +58,7 @@ def calibrate(
     """The mean of x, and E‖x‖.
 
     Raises:
-        InputError: no token of the sample counts.
+        InputError: no token of the sample counts, or the LM gives NaN or Inf.
     """
     n_rows, positions = batches.tokens.shape
     keep = n_rows * positions * model.whole(model.arrays).d_model * 4 <= ACTIVATION_BYTES
@@ -84,6 +84,8 @@ def calibrate(
     counted = int(batches.masks.metric.sum())
     if not counted:
         raise InputError(f"no token of the first {n_rows} rows counts, so there is nothing to calibrate on")
+    if not np.isfinite(x_sum).all():
+        raise InputError(f"the LM gives NaN or Inf at {hook.name}; try --dtype float32, or look at its weights")
     mean = replicate(jnp.asarray(x_sum / counted, jnp.float32), batches.mesh)
     return Calibration(mean, float(norm_sum) / counted, residuals if keep else None, batches, counted)
 

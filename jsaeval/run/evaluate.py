@@ -1,6 +1,7 @@
 """`evaluate`: an LM, SAEs and text → `Results`."""
 
 import dataclasses
+import itertools
 import platform
 import resource
 import sys
@@ -127,12 +128,16 @@ def evaluate(
         lm_cache: a folder for the LM's side of the run, from which another run at the same hook takes it.
         progress: see `jsaeval.run.engine.measure`.
 
+    Returns:
+        Results with an entry per SAE; one whose sums are NaN or Inf is `Failed` and leaves the others alone.
+
     Raises:
-        InputError: something does not fit, or no SAE gave finite numbers; nothing was evaluated.
+        InputError: something does not fit, or every SAE failed; nothing was evaluated.
     """
     start = time.perf_counter()
     if not saes:
         raise InputError("no SAE to evaluate")
+    saes = _named_apart(saes)
     mesh = make_mesh() if mesh is None else mesh
     hooks = [hook_of(sae, hook, lm) for sae in saes]
     data = _rows(lm, corpus, tokens, rows, context)
@@ -146,20 +151,46 @@ def evaluate(
         group = [i for i, h in enumerate(hooks) if h == at]
         passes.append(measure(lm, [saes[i] for i in group], at, data.tokens, masks, mesh, setting, progress, cache))
         facts = Facts(saes[group[0]].d_in, int(at.prefix_stop))
-        controlled = passes[-1].controls or passes[-1].table
-        controls[at.name] = run_controls(controlled, len(group), facts, setting.seed)
         for index, i in enumerate(group):
-            if error := _not_finite(passes[-1].table, index):
-                results[i] = Failed(saes[i].card.name, error)
-            else:
-                results[i] = _result(saes[i], at, facts, (index, len(group)), passes[-1], setting)
+            why = _unsound(passes[-1].table, index, at)
+            place = index, len(group)
+            results[i] = (
+                Failed(saes[i].card.name, why) if why else _result(saes[i], at, facts, place, passes[-1], setting)
+            )
+        if any(isinstance(results[i], SAEResult) for i in group):
+            controlled = passes[-1].controls or passes[-1].table
+            controls[at.name] = run_controls(controlled, len(group), facts, setting.seed)
     failed = [entry for entry in results.values() if isinstance(entry, Failed)]
-    if len(failed) == len(results):
+    if len(failed) == len(saes):
         raise InputError("; ".join(f"{entry.name}: {entry.error}" for entry in failed))
     names = {"metric": metric_mask, "splice": splice_mask or metric_mask}
     provenance = _provenance(passes, data, mesh, setting, lm) | {"wall_s": time.perf_counter() - start}
     entries = tuple(results[i] for i in range(len(saes)))
     return Results(entries, controls, data, masks, names, _describe(lm), provenance)
+
+
+def _named_apart(saes: Sequence[SAE]) -> list[SAE]:
+    """The SAEs; one that has the name of another before it gets a number."""
+    seen: set[str] = set()
+    out = []
+    for sae in saes:
+        name = sae.card.name
+        options = itertools.chain([name], (f"{name} ({count})" for count in itertools.count(2)))
+        unique = next(option for option in options if option not in seen)
+        seen.add(unique)
+        out.append(sae if unique == name else dataclasses.replace(sae, card=dataclasses.replace(sae.card, name=unique)))
+    return out
+
+
+def _unsound(table: Table, index: int, hook: Hook) -> str | None:
+    """Why the sums of an SAE cannot be used, in one line."""
+    if shared := table.not_finite():
+        column, row = next(iter(shared.items()))
+        return f"the LM gives NaN or Inf at {hook.name} ({column}, first in row {row}); try --dtype float32"
+    if own := table.not_finite(index):
+        row = min(own.values())
+        return f"its results are NaN or Inf ({', '.join(own)}; first in row {row}); look at the size of its weights"
+    return None
 
 
 def hook_of(sae: SAE, override: str | None, lm: HostLM) -> Hook:
@@ -182,17 +213,6 @@ def hook_of(sae: SAE, override: str | None, lm: HostLM) -> Hook:
             "is it an SAE of another LM or hook?"
         )
     return hook
-
-
-def _not_finite(table: Table, index: int) -> str:
-    """What is wrong with the sums of an SAE, or nothing."""
-    for name, columns in table.saes.items():
-        rows = ~np.isfinite(columns[index].reshape(table.n_rows, -1)).all(axis=1)
-        if rows.any():
-            return (
-                f"its {name} is not finite on {rows.sum()} of {table.n_rows} rows; its weights or activations overflow"
-            )
-    return ""
 
 
 def _rows(lm: HostLM, corpus: str, tokens: Any, rows: int | None, context: int) -> Rows:

@@ -22,7 +22,7 @@ class Plan:
     lm: str = "smollm2-135m"
     """Language model: a name, a .gguf file, or a Hugging Face model folder."""
     sae: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """SAE: a name, a file or a folder. Repeat for several. Default: the one that ships with the LM."""
+    """SAE: a name, a file, a folder, or a quoted pattern ('saes/*'). Repeat for several. Default: the LM's own."""
     hook: str | None = None
     """Hook, e.g. blocks.9.hook_resid_post. Default: the one stored with the SAE."""
     corpus: str = "ag-news"

@@ -33,6 +33,12 @@ class Table:
         """Counted tokens N = |T|."""
         return int(self.rows["n"].sum())
 
+    def not_finite(self, sae: int | None = None) -> dict[str, int]:
+        """Columns with NaN or Inf, of one SAE or (None) of all SAEs together, and the first row of each."""
+        columns = self.rows if sae is None else {name: column[sae] for name, column in self.saes.items()}
+        bad = {name: ~np.isfinite(column.reshape(self.n_rows, -1)).all(axis=1) for name, column in columns.items()}
+        return {name: int(rows.argmax()) for name, rows in bad.items() if rows.any()}
+
     def with_variance(self) -> "Table":
         """The same table with squared deviations from the mean of the run: `sst` of x (by bucket), and `resid_sst` of
         the clean residual stream (by block), where their sums were measured.
