@@ -61,6 +61,7 @@ class BatchStatistics(NamedTuple):
     | x_sq, x_dev_sq | rows | (x_dev_sq: bucket) | reconstruction | ‖x‖², ‖x − mean‖² |
     | ce_clean, ce_zero, kl_zero | rows | | loss | nats |
     | resid_sq | rows | block | curve | ‖a^k‖² of the clean pass after block k |
+    | resid_sum_sq | rows | block | curve | (not a sum over t) ‖Σ_t a^k‖² |
     | l0; l1, l1_scaled | saes | bucket; – | norms | see METRICS.md |
     | sse, xhat_sq, x_xhat, cosine, l2_ratio, legacy | saes | (sse: bucket) | reconstruction | `reconstruction_sums` |
     | ce, kl, top1, total_variation | saes | (kl: bucket) | loss | nats, nats, 0/1, share |

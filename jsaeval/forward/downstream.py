@@ -64,7 +64,8 @@ def downstream(
     rows, per_stream, vectors = {}, {}, {}
     if curved:
         per_stream["downstream_sse"] = jnp.moveaxis(curve["sse"], 0, -1)
-        rows["resid_sq"], vectors["resid"] = curve["resid_sq"].T, curve["resid"]
+        rows |= {name: curve[name].T for name in ("resid_sq", "resid_sum_sq")}
+        vectors["resid"] = curve["resid"]
     if "loss" in groups:
         targets = jnp.concatenate([tokens[:, 1:], tokens[:, -1:]], axis=1)
         counted = masks.metric & jnp.pad(masks.valid[:, 1:], [(0, 0), (0, 1)])
@@ -96,6 +97,7 @@ def curve_tap(
     state = {
         "sse": zeros(lm.n_blocks, n_spliced, row),
         "resid_sq": zeros(lm.n_blocks, row),
+        "resid_sum_sq": zeros(lm.n_blocks, row),
         "resid": zeros(lm.n_blocks, lm.d_model),
     }
 
@@ -105,10 +107,12 @@ def curve_tap(
         streams = wide(activation.reshape(n_streams, row, *activation.shape[1:]))
         clean, spliced = streams[0], streams[1 : 1 + n_spliced]
         kept = jnp.where(mask[..., None], clean, jnp.zeros((), clean.dtype))
+        by_row = jnp.sum(kept, axis=1)
         seen = {
             "sse": over_row(square(spliced - jnp.broadcast_to(clean, spliced.shape)), mask),
             "resid_sq": over_row(square(clean), mask),
-            "resid": jnp.sum(kept, axis=(0, 1)),
+            "resid_sum_sq": square(by_row),
+            "resid": jnp.sum(by_row, axis=0),
         }
         return activation, {name: state[name].at[block].set(value) for name, value in seen.items()}
 

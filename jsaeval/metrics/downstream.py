@@ -22,17 +22,18 @@ def _metric(id: str, unit: str, direction, formula: str, source: str, value, nee
 
 
 def _downstream_reconstruction(t: Totals) -> Any:
-    after = t["downstream_sse"][..., t.first_block :]
-    if not after.shape[-1]:
-        raise KeyError("there is no block after the hook")
-    return (after / t["n"][..., None]).mean(-1)
+    return (_after_hook(t, "downstream_sse") / t["n"][..., None]).mean(-1)
 
 
 def _downstream_fvu(t: Totals) -> Any:
-    after, spread = t["downstream_sse"][..., t.first_block :], t["resid_sst"][..., t.first_block :]
-    if not after.shape[-1]:
+    return (_after_hook(t, "downstream_sse") / _after_hook(t, "resid_sst")).mean(-1)
+
+
+def _after_hook(t: Totals, name: str) -> Any:
+    blocks = t[name][..., t.first_block :]
+    if not blocks.shape[-1]:
         raise KeyError("there is no block after the hook")
-    return (after / spread).mean(-1)
+    return blocks
 
 
 METRICS = (
@@ -50,7 +51,7 @@ METRICS = (
         "share",
         "lower",
         "mean over blocks k after the hook of Σ_t ‖a_t^k − â_t^k‖² / Σ_t ‖a_t^k − mean a^k‖²",
-        "jsaeval; downstream_reconstruction without the blocks' own scales",
+        "jsaeval; downstream_reconstruction as a share of the variance of each block",
         _downstream_fvu,
         needs="curve",
     ),

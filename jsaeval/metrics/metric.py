@@ -13,7 +13,7 @@ Direction = Literal["higher", "lower", "neither"]
 class Totals:
     """Sums over the counted tokens, each with any leading shape (resamples), and the fixed facts of the run.
 
-    `sst` is Σ ‖x − mu‖² about the mean of the run.
+    `sst` is Σ ‖x − mu‖² about the mean of the run, `resid_sst` the same of a^k for every block.
     """
 
     sums: Mapping[str, Any]

@@ -40,24 +40,32 @@ class Table:
         return {name: int(rows.argmax()) for name, rows in bad.items() if rows.any()}
 
     def with_variance(self) -> "Table":
-        """The same table with squared deviations from the mean of the run: `sst` of x (by bucket), and `resid_sst` of
-        the clean residual stream (by block), where their sums were measured.
-
-        Deviations of x were summed about a fixed vector. Moving to the mean needs sums of vectors, which are known per
-        bucket over the run; a row takes part in proportion to its tokens, so totals by bucket are exact.
+        """The same table with squared deviations from means of the run: `sst` of x (by bucket), `resid_sst` of a^k (by
+        block). Totals are exact; what only the run knows is given to its rows in proportion to their tokens.
         """
-        rows, n = self.rows, self.rows["n"]
-        if "resid_sq" in rows:
-            mean_sq = np.square(self.vectors["resid"] / max(1, self.n_tokens)).sum(axis=1)
-            rows = rows | {"resid_sst": rows["resid_sq"] - n.sum(axis=1)[:, None] * mean_sq}
-        if "x_dev_sq" not in rows:
-            return replace(self, rows=rows)
-        shifts = self.vectors["x_dev"]
+        added: Columns = {}
+        if "x_dev_sq" in self.rows:
+            added["sst"] = self._of_input()
+        if "resid_sum_sq" in self.rows:
+            added["resid_sst"] = self._of_residual()
+        return replace(self, rows=self.rows | added)
+
+    def _of_input(self) -> np.ndarray:
+        """Deviations were summed about a fixed vector near the mean: move them by sums of vectors of the run."""
+        n, shifts = self.rows["n"], self.vectors["x_dev"]
         per_bucket = n.sum(axis=0)
         shift = shifts.sum(axis=0) / max(1, per_bucket.sum())
         change = np.square(shift).sum() * per_bucket - 2 * shifts @ shift
         per_token = np.divide(change, per_bucket, out=np.zeros(len(change)), where=per_bucket > 0)
-        return replace(self, rows=rows | {"sst": rows["x_dev_sq"] + n * per_token[None]})
+        return self.rows["x_dev_sq"] + n * per_token[None]
+
+    def _of_residual(self) -> np.ndarray:
+        """Within a row about its own mean, exactly; between rows, which is little, from the run."""
+        n = self.rows["n"].sum(axis=1)[:, None]
+        own = np.divide(self.rows["resid_sum_sq"], n, out=np.zeros(self.rows["resid_sum_sq"].shape), where=n > 0)
+        total = max(1, self.n_tokens)
+        between = own.sum(axis=0) - np.square(self.vectors["resid"]).sum(axis=1) / total
+        return self.rows["resid_sq"] - own + n * (between / total)[None]
 
 
 @dataclass

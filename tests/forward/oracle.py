@@ -65,6 +65,7 @@ def line(config, tensors, sae, tokens, hook, masks, mean, replace=sae_oracle):
         "ce_zero": ce(zero),
         "kl_zero": (t * kl(zero)).sum(),
         "resid_sq": np.array([(t * (seen[b] ** 2).sum(1)).sum() if k >= first else 0.0 for k, b in enumerate(blocks)]),
+        "resid_sum_sq": np.array([((t @ seen[b]) ** 2).sum() if k >= first else 0.0 for k, b in enumerate(blocks)]),
     }
     per_sae = {
         "l0": buckets(t * (z != 0).sum(1)),

@@ -83,6 +83,24 @@ def test_variance_does_not_depend_on_the_fixed_shift():
         np.testing.assert_allclose(value, 1 - ((part - out) ** 2).sum() / ((part - mean) ** 2).sum(), rtol=1e-10)
 
 
+def test_variance_of_the_residual_stream():
+    """In total exactly that about the mean of the run, and nearly so in every row; rows have means of their own."""
+    rng = np.random.default_rng(0)
+    lengths = np.array([0, *rng.integers(20, 40, 11)])
+    offset = 20 + rng.standard_normal((12, 2, 3, 1)) * 0.2
+    parts = [rng.standard_normal((2, 3, n)) + offset[i] for i, n in enumerate(lengths)]  # (block, width, token)
+    rows = {
+        "n": lengths[:, None],
+        "resid_sq": np.stack([np.square(a).sum((1, 2)) for a in parts]),
+        "resid_sum_sq": np.stack([np.square(a.sum(2)).sum(1) for a in parts]),
+    }
+    table = Table(rows, {}, {"resid": sum(a.sum(2) for a in parts)}, ()).with_variance()
+    mean = np.concatenate(parts, axis=2).mean(2, keepdims=True)
+    exact = np.stack([np.square(a - mean).sum((1, 2)) for a in parts])
+    np.testing.assert_allclose(table.rows["resid_sst"].sum(0), exact.sum(0), rtol=1e-12)
+    np.testing.assert_allclose(table.rows["resid_sst"], exact, rtol=0.25, atol=1e-9)
+
+
 def loss_table(rows=40, seed=0):
     rng = np.random.default_rng(seed)
     n = rng.integers(3, 9, (rows, 5))
@@ -94,6 +112,7 @@ def loss_table(rows=40, seed=0):
         "ce_zero": 11.0 * (total - 1) + rng.standard_normal(rows),
         "kl_zero": 8.0 * total,
         "resid_sq": rng.uniform(50, 60, (rows, 4)) * total[:, None],
+        "resid_sum_sq": 16 * (0.5 * total[:, None] * np.ones(4)) ** 2,
     }
     saes = {
         "ce": base["ce_clean"] + 0.5 * (total - 1),
@@ -140,6 +159,7 @@ def test_closed_forms():
     assert list(blocks["downstream_mse"]) == ["2", "3"]
     np.testing.assert_allclose(list(blocks["downstream_mse"].values()), [2, 6])
     np.testing.assert_allclose(list(blocks["downstream_fvu"].values()), [2 / spread[2], 6 / spread[3]])
+    np.testing.assert_allclose(values["downstream_fvu"].value, np.mean(list(blocks["downstream_fvu"].values())))
     of_zero = run_controls(table, 1, facts, 0)
     assert set(of_zero.metrics) == {"zero"} and of_zero.rows == table.n_rows and of_zero.identity_holds()
     np.testing.assert_allclose(of_zero.metrics["zero"]["ce_increase"].value, zero - clean)

@@ -32,9 +32,13 @@ def test_entries_keep_their_order(results):
         "blocks.0.hook_mlp_out",
         "blocks.1.hook_resid_post",
     ]
-    assert len(results.saes[0].metrics) == 26
+    assert len(results.saes[0].metrics) == 27
     assert list(results.saes[0].by_block["downstream_fvu"]) == ["2"]
     assert list(results.saes[1].by_block["downstream_fvu"]) == ["0", "1", "2"]
+    for sae in results.saes:
+        np.testing.assert_allclose(sae["downstream_fvu"], np.mean(list(sae.by_block["downstream_fvu"].values())))
+        low, high = sae.metrics["downstream_fvu"].ci95
+        assert low < sae["downstream_fvu"] < high
 
 
 def test_an_sae_alone_gives_the_same_numbers(results, lm, ids):
