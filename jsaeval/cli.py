@@ -56,13 +56,13 @@ class Show:
 class Compare:
     """Is one SAE better than another? Paired differences on the same rows, with intervals."""
 
-    folder_a: tyro.conf.Positional[str]
+    folder_a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER_A")]
     """The folder of a run."""
-    folder_b: tyro.conf.Positional[str | None] = None
+    folder_b: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[FOLDER_B]")] = None
     """The folder of another run on the same rows. Default: two SAEs of the first."""
-    sae_a: str | None = None
+    sae_a: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Which SAE of the first folder. Default: the only one."""
-    sae_b: str | None = None
+    sae_b: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Which SAE of the second folder. Default: the only one, or those of the same names."""
     seed: int = 0
     """Of the bootstrap."""
@@ -121,7 +121,8 @@ def parse(argv: list[str]) -> Run | Compare | Report | Show:
     kind = COMMANDS[name]
     flags = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(kind)}
     flags |= {f"--no-{f.name.replace('_', '-')}" for f in dataclasses.fields(kind) if isinstance(f.default, bool)}
-    if kind in (Compare, Report, Show) and not any(not word.startswith("-") for word in rest) and "--help" not in rest:
+    helped = {"-h", "--help"} & set(rest)
+    if kind in (Compare, Report, Show) and not any(not word.startswith("-") for word in rest) and not helped:
         wanted = dataclasses.fields(kind)[0]
         raise InputError(f"{name}: {wanted.name.upper()} is missing; jsaeval {name} --help says what it is")
     for word in (word.partition("=")[0] for word in rest):
@@ -210,6 +211,8 @@ def _shipped(lm: str) -> tuple[str, ...]:
 
 
 def _compare(command: Compare) -> int:
+    if command.out is not None and not Path(command.out).parent.is_dir():
+        raise InputError(f"--out {command.out}: there is no folder {Path(command.out).parent}")
     second = None if command.folder_b is None else Path(command.folder_b)
     pairs = compare(Path(command.folder_a), second, command.sae_a, command.sae_b, command.seed)
     show_compared(pairs, Console(width=None if sys.stdout.isatty() else 120))

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +25,10 @@ from jsaeval.lm.load import load_tokenizer
 class Source:
     """Batches by number: the same number gives the same batch, so a resumed training goes on where it stopped.
 
-    Exactly one of `tokens` and `activations` is there. `identity` changes when the content does.
+    Exactly one of `tokens` and `activations` is there. `sha256` changes when the content does.
     """
 
-    identity: str
+    sha256: str
     size: int
     batch: int
     tokens: Int[np.ndarray, "row position"] | None = None
@@ -37,6 +38,16 @@ class Source:
     @property
     def tokens_per_batch(self) -> int:
         return self.batch * (1 if self.tokens is None else self.tokens.shape[1])
+
+    @property
+    def n_tokens(self) -> int:
+        """All there are."""
+        return self.size if self.tokens is None else int(self.tokens.size)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides which tokens a batch holds."""
+        kind = "activations" if self.tokens is None else "rows of tokens"
+        return {kind: self.size, "batch": self.batch, "seed": self.seed, "content": self.sha256}
 
     def at(self, number: int) -> Array:
         """Batch `number`: tokens (row, position), or activations (token, d_in) as they are stored."""

@@ -116,16 +116,19 @@ def decode(p: Dictionary, z: Float[Array, "... latent"]) -> Float[Array, "... d_
 
 def squared_error(
     p: Dictionary, recipe: Recipe, z: Float[Array, "row position latent"], x: Float[Array, "row position d_in"]
-) -> Float[Array, "row position"]:
-    """‖x − x̂‖² of each token; for matryoshka its mean over the nested dictionaries."""
+) -> tuple[Float[Array, "row position"], Float[Array, "row position"]]:
+    """‖x − x̂‖² of each token, and what is trained on: that, or for matryoshka its mean over nested dictionaries."""
     if recipe.architecture != "matryoshka":
-        return square(x - decode(p, z))
+        error = square(x - decode(p, z))
+        return error, error
     edges = [0, *(max(1, int(share * recipe.width)) for share in NESTED)]
     reconstruction, total = jnp.broadcast_to(p.b_dec, x.shape), jnp.zeros(x.shape[:-1])
+    error = total
     for a, b in itertools.pairwise(edges):
         reconstruction += z[..., a:b] @ p.W_dec[a:b]
-        total += square(x - reconstruction)
-    return total / len(NESTED)
+        error = square(x - reconstruction)
+        total += error
+    return error, total / len(NESTED)
 
 
 def revive(

@@ -11,8 +11,8 @@ before block k.
 | e2e+ds | KL(ŷ ‖ y) + λ/d ‖c‖₁ + β/(L−l) Σ_{l<k<L} Δ^k | ½ KL(y ‖ ŷ) + λ/d ‖c‖₁ + β/(L−1−l) Σ_{l<k<L} Δ^k / d |
 
 The ½ is in the paper's appendix D, too. Means are over the tokens of the metric mask; in the paper, over all tokens.
-The penalty of other architectures takes the place of λ/d ‖c‖₁. Beside a local objective it is measured in units of
-the variance of x, so that λ means the same at every hook.
+The penalty of other architectures takes the place of λ/d ‖c‖₁. A local loss is divided by the variance of x: for relu
+and gated λ is the paper's, in units of the activation; for jumprelu it is what a latent more may save of the FVU.
 """
 
 import functools
@@ -34,8 +34,11 @@ from jsaeval.lm.protocol import HostLM, no_tap
 
 def check(recipe: Recipe, hook: Hook, n_blocks: int) -> None:
     """Raises InputError where an objective has no meaning."""
-    if recipe.objective != "local" and recipe.architecture == "matryoshka":
-        raise InputError(f"matryoshka with objective {recipe.objective}: its nested reconstructions are local ones")
+    if recipe.objective != "local" and recipe.architecture in ("matryoshka", "gated"):
+        raise InputError(
+            f"{recipe.architecture} with objective {recipe.objective}: what trains its "
+            f"{'gate' if recipe.architecture == 'gated' else 'nested dictionaries'} is a local reconstruction"
+        )
     if recipe.objective == "e2e+ds" and hook.prefix_stop > n_blocks - 2:
         raise InputError(f"e2e+ds at {hook.name}: of {n_blocks} blocks, none lies between it and the last; use e2e")
 

@@ -1,5 +1,6 @@
 """What to train: architecture, objective and sparsity of SAEs that share everything else."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,7 +45,11 @@ class Recipe:
     def __post_init__(self):
         if not self.sparsity:
             raise InputError("no sparsity given: k, or the coefficient of the penalty")
+        if len(set(self.sparsity)) < len(self.sparsity):
+            raise InputError(f"sparsity {self.sparsity}: a value is there twice")
         for value in self.sparsity:
+            if not math.isfinite(value):
+                raise InputError(f"sparsity {value}: a finite number was expected")
             if self.counted and (value != int(value) or not 1 <= value <= self.width):
                 raise InputError(f"sparsity {value:g}: {self.architecture} counts latents, 1..{self.width} of them")
             if not self.counted and value < 0:

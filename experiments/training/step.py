@@ -1,6 +1,7 @@
 """One step of training many SAEs on one batch: the LM runs once, the SAEs are mapped."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -130,11 +131,12 @@ def make_step(lm: HostLM, hook: Hook, recipes: Sequence[Recipe], units: Units, t
 
         def one(p, sparsity):
             coded = dictionary.encode(p, recipe, sparsity, scaled, mask)
-            error = mean_over(dictionary.squared_error(p, recipe, coded.z, scaled), mask) / units.spread
+            errors = dictionary.squared_error(p, recipe, coded.z, scaled)
+            fvu, error = (mean_over(value, mask) / units.spread for value in errors)
             decoded = None if local else dictionary.decode(p, coded.z) / units.scale
-            return coded, error, dictionary.fired(coded.z, mask), decoded
+            return coded, fvu, error, dictionary.fired(coded.z, mask), decoded
 
-        coded, error, fires, decoded = jax.vmap(one)(weights, sparsity)
+        coded, fvu, error, fires, decoded = jax.vmap(one)(weights, sparsity)
         main = error if decoded is None else end_to_end(lm, hook, tokens, masks, residual, x, decoded, recipe)
         extra = coded.extra / units.spread
         if recipe.counted and local and training.aux:
@@ -147,7 +149,7 @@ def make_step(lm: HostLM, hook: Hook, recipes: Sequence[Recipe], units: Units, t
         grown = jnp.minimum(1.0, number / max(1.0, training.penalty_warmup * training.steps))
         loss = main + grown * weight * sparsity * coded.penalty + (extra if local else 0.0)
         l0 = fires.sum(-1) / mask.sum()
-        return loss.sum(), (Observed(loss, error, l0, dead.sum(-1)), coded.threshold, fires, mask.sum())
+        return loss.sum(), (Observed(loss, fvu, l0, dead.sum(-1)), coded.threshold, fires, mask.sum())
 
     def one_group(group: Group, recipe: Recipe, lm, tokens, entered, number):
         compute = jax.value_and_grad(group_loss, has_aux=True)
@@ -170,7 +172,7 @@ def make_step(lm: HostLM, hook: Hook, recipes: Sequence[Recipe], units: Units, t
             observed,
         )
 
-    @jax.jit
+    @functools.partial(jax.jit, donate_argnums=0)
     def step(groups, arrays, batch, number):
         lm = eqx.combine(arrays, rest)
         entered = enter(lm, batch)

@@ -40,15 +40,13 @@ def evaluated(
 
 
 def numbers(entry: SAEResult, ids: Sequence[str]) -> dict[str, Any]:
-    """Values with their intervals, and the mean over blocks of `downstream_fvu`."""
+    """Values with their intervals."""
     out: dict[str, Any] = {}
     for id in ids:
         value = entry.metrics[id]
         out[id] = {"value": short(value.value)}
         if value.ci95 is not None:
             out[id]["ci95"] = [short(end) for end in value.ci95]
-    if "downstream_fvu" in entry.by_block:
-        out["downstream_fvu"] = {"value": short(np.mean(list(entry.by_block["downstream_fvu"].values())))}
     return out
 
 
@@ -69,7 +67,8 @@ def short(value: Any) -> float:
 
 def save(name: str, result: dict[str, Any], seconds: float) -> None:
     """`experiments/results/NAME.json`, with the command, the machine and the time that made it."""
-    command = shlex.join(["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    flags = [flag for flag in sys.argv[1:] if flag != "--resume"]
+    command = shlex.join(["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *flags])
     made = {
         "command": command,
         "machine": f"{os.cpu_count()} {platform.machine()} cores, {jax.default_backend()}",

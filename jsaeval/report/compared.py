@@ -66,7 +66,9 @@ def show_compared(pairs: list[Pair], console: Console) -> None:
             table.add_row(id, *values, escape(interval(m)), m["unit"], m["verdict"])
         console.print(table)
         if not pair.same_hook:
-            console.print("The hooks differ, so metrics of the activation and of later blocks are left out.")
+            console.print(
+                "The hooks differ, so metrics of the activation, of later blocks and of zero ablation are left out."
+            )
         console.print(
             f"Paired on the same {pair.n_rows} rows: both sides are resampled together. A side is called better where "
             "the interval excludes 0.\n"

@@ -18,8 +18,9 @@ from jsaeval.run.folder import REPORT, ROWS, read_report
 from jsaeval.stats.table import Columns
 
 
-# What may be compared between two hooks: metrics that do not speak of the activation there, or of the blocks behind it.
-_ACROSS_HOOKS = ("l0",)
+# What may be compared between two hooks: not what speaks of the activation there, of the blocks behind it, or of its
+# zero ablation.
+_ACROSS_HOOKS = ("downstream_loss", "ce_spliced", "ce_increase", "top1_agreement", "total_variation", "l0")
 
 
 class Side(NamedTuple):
@@ -54,7 +55,7 @@ def compare(
         a: the folder of a run.
         b: that of another; default the same one.
         sae_a: which SAE of a; default the only one.
-        sae_b: which SAE of b. Where neither is named and both runs hold the same names, they are compared one by one.
+        sae_b: which SAE of b. Where neither is named, those of the same names are compared one by one.
         seed: of the bootstrap.
 
     Raises:
@@ -65,9 +66,9 @@ def compare(
     if b is not None:
         _check(a, first, b, second)
     names_a, names_b = _names(first), _names(second)
-    one_by_one = b is not None and sae_a is None and sae_b is None and len(names_a) > 1 and names_a == names_b
-    if one_by_one:
-        chosen = [(name, name) for name in names_a]
+    shared = [name for name in names_a if name in names_b]
+    if b is not None and sae_a is None and sae_b is None and shared and max(len(names_a), len(names_b)) > 1:
+        chosen = [(name, name) for name in shared]
     elif b is None and sae_a is None and sae_b is None and len(names_a) == 2:
         chosen = [(names_a[0], names_a[1])]
     else:
@@ -101,13 +102,16 @@ def _check(a: Path, first: dict[str, Any], b: Path, second: dict[str, Any]) -> N
         ("metric mask", ("masks", "metric")),
         ("splice mask", ("masks", "splice")),
         ("dtype", ("provenance", "dtype")),
+        ("precision of matrix products", ("provenance", "precision")),
     ):
         one, other = (report[path[0]][path[1]] for report in (first, second))
         if one != other:
             raise InputError(
                 f"{a} and {b}: another {what} ({one} and {other}); only runs on the same rows, with the same "
-                "LM, masks and dtype can be compared"
+                "LM, masks and arithmetic can be compared"
             )
+    if first["lm"]["sha256"] is None and first["lm"] != second["lm"]:
+        raise InputError(f"{a} and {b}: another LM, as far as one can tell without its hash")
 
 
 def _rows(folder: Path) -> pd.DataFrame:
@@ -142,7 +146,7 @@ def _pair(a: Side, b: Side, seed: int) -> Pair:
         found.append(estimates(side.columns, Facts(side.sae["d_in"], int(hook.prefix_stop)), seed))
     ids = [id for id in REGISTRY if id in found[0] and id in found[1] and id != "ce_clean"]
     if a.sae["hook"] != b.sae["hook"]:
-        ids = [id for id in ids if id in _ACROSS_HOOKS or REGISTRY[id].needs == "loss"]
+        ids = [id for id in ids if id in _ACROSS_HOOKS]
     values = {id: (found[0][id], found[1][id]) for id in ids}
     differences = {id: one.minus(other) for id, (one, other) in values.items()}
     return Pair(a, b, values, differences, len(a.columns["n"]))

@@ -85,6 +85,8 @@ def read_report(folder: Path) -> dict[str, Any]:
     if not isinstance(report, dict) or report.get("schema") != SCHEMA:
         found = report.get("schema") if isinstance(report, dict) else None
         raise InputError(f"{path}: schema {found!r}, but this version reads schema {SCHEMA}")
+    if missing := [key for key in ("provenance", "lm", "corpus", "masks", "saes", "controls") if key not in report]:
+        raise InputError(f"{path}: {missing[0]!r} is missing; is it the report of a run?")
     return report
 
 

@@ -107,6 +107,8 @@ def _saes_at(path: Path) -> list[Path]:
 
 def _is_sae(path: Path) -> bool:
     """Whether it looks like one, whole or damaged."""
+    if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
+        return False  # the weights of an LM
     return path.suffix == ".safetensors" or any(module.recognise(path) for module in FORMATS.values())
 
 

@@ -49,7 +49,9 @@ def test_matryoshka_averages_over_nested_dictionaries():
         ],
         axis=0,
     )
-    np.testing.assert_allclose(dictionary.squared_error(p, recipe, z, X), by_hand, rtol=1e-4)
+    whole, trained_on = dictionary.squared_error(p, recipe, z, X)
+    np.testing.assert_allclose(trained_on, by_hand, rtol=1e-4)
+    np.testing.assert_allclose(whole, np.square(X - dictionary.decode(p, z)).sum(-1), rtol=1e-4)
 
 
 def test_only_dead_latents_are_revived():

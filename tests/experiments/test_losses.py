@@ -84,7 +84,7 @@ def test_penalty_in_the_units_of_the_paper():
     error = np.square(x[0] - z @ np.asarray(p.W_dec)).sum(-1).mean()
     for form, share in (("paper", 1 / 16), ("code", 1.0)):
         recipe = dataclasses.replace(raw, form=form)
-        scaled = dictionary.squared_error(p, recipe, coded.z, jnp.asarray(x * scale, jnp.float32)).mean() / spread
+        scaled = dictionary.squared_error(p, recipe, coded.z, jnp.asarray(x * scale, jnp.float32))[1].mean() / spread
         total = scaled + penalty_weight(recipe, 16, scale, spread) * 2.0 * coded.penalty
         np.testing.assert_allclose(total, (error + 2.0 * share * z.sum(-1).mean()) / 7.0, rtol=1e-5)
     end = penalty_weight(dataclasses.replace(raw, objective="e2e"), 16, scale, spread) * coded.penalty
@@ -111,8 +111,9 @@ def test_objectives_without_meaning_are_refused():
     with pytest.raises(InputError, match="none lies between"):
         check(Recipe(objective="e2e+ds"), parse_hook("blocks.1.hook_resid_post"), 3)
     check(Recipe(objective="e2e+ds"), parse_hook("blocks.0.hook_resid_post"), 3)
-    with pytest.raises(InputError, match="nested"):
-        check(Recipe("matryoshka", "e2e"), HOOK, 3)
+    for architecture, part in (("matryoshka", "nested"), ("gated", "gate")):
+        with pytest.raises(InputError, match=part):
+            check(Recipe(architecture, "e2e"), HOOK, 3)
     with pytest.raises(InputError, match=r"1\.\.1024"):
         Recipe("topk", sparsity=(2000,))
     with pytest.raises(InputError, match="not negative"):

@@ -12,7 +12,7 @@ from rich.console import Console
 from jsaeval.cli import main
 from jsaeval.errors import InputError
 from jsaeval.report.compared import compared, show_compared
-from jsaeval.run.compare import compare
+from jsaeval.run.compare import _ACROSS_HOOKS, compare
 from jsaeval.sae.load import save_sae
 from jsaeval.stats.bootstrap import row_counts
 from tests.tiny import tiny_sae, write_hf_folder
@@ -41,6 +41,8 @@ def runs(tmp_path_factory):
         flags = [flag for sae in saes for flag in ("--sae", str(here / f"{sae}.safetensors"))]
         assert main([*base, *flags, "--tokens", str(here / tokens), "--out", str(here / out), *rest]) == 0
 
+    (here / "empty").mkdir()
+    (here / "empty" / "report.json").write_text('{"schema": 1}')
     run("x", "x")
     run("y", "y")
     run("both", "x", "y")
@@ -118,7 +120,7 @@ def test_across_hooks_only_the_end_is_compared(runs):
     (pair,) = compare(runs / "x", runs / "z")
     assert not pair.same_hook
     assert {"downstream_loss", "ce_increase", "l0"} <= set(pair.differences)
-    assert not {"mse", "fvu", "l1", "downstream_reconstruction", "downstream_fvu"} & set(pair.differences)
+    assert set(pair.differences) == set(_ACROSS_HOOKS)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +129,7 @@ def test_across_hooks_only_the_end_is_compared(runs):
         ("others", (None, None), "another text"),
         ("all-tokens", (None, None), r"another metric mask \(no-special and all\)"),
         ("both", (None, None), "holds 2 SAEs; choose one with --sae-b"),
+        ("empty", (None, None), "'provenance' is missing"),
         ("both", (None, "w"), r"--sae-b 'w': not in .*\(x, y\)"),
         ("nothing", (None, None), "no report.json"),
         (None, (None, None), "compared with itself"),
@@ -142,5 +145,10 @@ def test_command(runs, capsys):
     assert main(["compare", str(runs / "x"), str(runs / "y"), "--out", str(out)]) == 0
     assert json.loads(out.read_text())["pairs"][0]["a"]["sae"] == "tiny-relu"
     assert "A − B" in capsys.readouterr().out
+    assert main(["compare", str(runs / "x"), str(runs / "y"), "--out", str(runs / "no" / "c.json")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", "-h"])
+    assert stop.value.code == 0 and "FOLDER_A" in capsys.readouterr().out
     assert main(["compare"]) == 2
     assert "FOLDER_A is missing" in capsys.readouterr().err

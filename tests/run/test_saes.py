@@ -26,6 +26,9 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "saes" / "log.jsonl").write_text("{}\n")
     (tmp_path / "saes" / "front.png").write_bytes(b"\x89PNG")
     (tmp_path / "saes" / "plots").mkdir()
+    (tmp_path / "lm").mkdir()
+    (tmp_path / "lm" / "config.json").write_text("{}")
+    (tmp_path / "lm" / "model.safetensors").write_bytes(b"weights")
     return tmp_path
 
 
@@ -81,6 +84,7 @@ def test_home_folder(here, monkeypatch):
         ("sae/*", "--sae 'sae/*': matches nothing"),
         ("saes/*.png", "matches no SAE, only saes/front.png"),
         ("saes/dee*", "matches no SAE, only saes/deep"),
+        ("lm/*", "matches no SAE, only lm/config.json, lm/model.safetensors"),
     ],
 )
 def test_a_pattern_without_an_sae_is_refused(here, pattern, message):
