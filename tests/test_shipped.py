@@ -34,6 +34,7 @@ def test_size_and_card():
     for lm in SHIPPED:
         assert os.path.getsize(shipped_path(lm)) <= 6_000_000
         card = load_sae(lm).card
-        assert card.hook == "blocks.9.hook_resid_post" and card.lm == lm
+        assert card.hook == {"smollm2-135m": "blocks.9.hook_resid_post", "tiny": "blocks.1.hook_resid_post"}[lm]
+        assert card.lm == lm
         assert json.loads(card.declared)["training_tokens"] > 1_000_000
         assert card.name in (shipped_path(lm).parent / "README.md").read_text()

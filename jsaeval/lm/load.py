@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from importlib import resources
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -35,6 +36,11 @@ NAMED = {
     ),
 }
 
+# In the package itself; `experiments/train_tiny_lm.py` made it.
+SHIPPED = {"tiny": "tiny"}
+
+NAMES = (*NAMED, *SHIPPED)
+
 _Read = tuple[DecoderConfig, dict[str, np.ndarray], tuple[int | None, int | None, int | None], str]
 
 _LAYOUT = "2"  # of the cached arrays; raise it when `jsaeval.lm.weights` changes their order
@@ -44,7 +50,7 @@ def load_lm(name: str | Path, dtype: DTypeLike = jnp.float32) -> Decoder:
     """Load a language model.
 
     Args:
-        name: one of `NAMED` (fetched on first use), a `.gguf` file, or a Hugging Face model folder.
+        name: one of `NAMES` (some are fetched on first use), a `.gguf` file, or a Hugging Face model folder.
         dtype: of the weights and of the forward pass.
 
     Returns:
@@ -122,12 +128,14 @@ def _read_gguf(path: Path, name: str) -> _Read:
 
 
 def _resolve(name: str) -> Path:
+    if name in SHIPPED:
+        return Path(str(resources.files("jsaeval.lm") / "shipped" / SHIPPED[name]))
     if name in NAMED:
         return wheel_member(*NAMED[name][:2])
     path = Path(name)
     if not path.exists():
         what = "no such file" if path.suffix or "/" in name else "no such language model"
-        raise InputError(f"LM {name!r}: {what}{nearest(name, NAMED)} (or a .gguf file, or a Hugging Face folder)")
+        raise InputError(f"LM {name!r}: {what}{nearest(name, NAMES)} (or a .gguf file, or a Hugging Face folder)")
     if path.is_file() and path.suffix != ".gguf":
         raise InputError(f"LM {name!r}: a .gguf file or a Hugging Face model folder was expected")
     return path

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jsaeval.errors import InputError, nearest
 from jsaeval.lm.decoder import Decoder
-from jsaeval.lm.load import NAMED, load_lm
+from jsaeval.lm.load import NAMES, load_lm
 from jsaeval.sae.load import SHIPPED, load_sae
 from jsaeval.sae.module import SAE
 
@@ -19,12 +19,12 @@ def describe(name: str) -> str:
     Raises:
         InputError: there is nothing of that name, or it cannot be read.
     """
-    if name in NAMED:
+    if name in NAMES:
         shipped = [describe_sae(load_sae(name))] if name in SHIPPED else []
         return "\n\n".join([describe_lm(load_lm(name)), *shipped])
     path = Path(name)
     if not path.exists():
-        raise InputError(f"{name!r}: no such file, folder or name{nearest(name, {**NAMED, **SHIPPED})}")
+        raise InputError(f"{name!r}: no such file, folder or name{nearest(name, NAMES)}")
     if path.suffix == ".gguf" or (path / "config.json").is_file():
         return describe_lm(load_lm(name))
     return describe_sae(load_sae(name))

@@ -15,7 +15,10 @@ from jsaeval.sae.module import SAE
 FORMATS = {module.NAME: module for module in (native, saelens)}
 
 # Named LM → the SAE that ships with it.
-SHIPPED = {"smollm2-135m": "smollm2-135m.blocks.9.hook_resid_post.topk-48.safetensors"}
+SHIPPED = {
+    "smollm2-135m": "smollm2-135m.blocks.9.hook_resid_post.topk-48.safetensors",
+    "tiny": "tiny.blocks.1.hook_resid_post.topk-16.safetensors",
+}
 
 
 def load_sae(name: str | Path) -> SAE:
