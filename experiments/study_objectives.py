@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import NullLocator
 
 import jsaeval
 from experiments.training.data import token_source
@@ -28,6 +28,7 @@ from experiments.training.trainer import Job, train
 from jsaeval.cache import atomic, keep_programs
 from jsaeval.hooks import parse_hook
 from jsaeval.report.drawing import STYLE
+from jsaeval.report.fronts import plain_numbers
 
 
 OBJECTIVES = ("local", "e2e+ds", "e2e")
@@ -180,9 +181,7 @@ def draw(saes: list[dict[str, Any]], where: str, path: Path) -> None:
                     [str(t) for t in ticks],
                 )
                 axes.xaxis.set_minor_locator(NullLocator())
-                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axes.yaxis.set_major_formatter(ScalarFormatter())
-                axes.yaxis.set_minor_formatter(NullFormatter())
+                plain_numbers(axes.yaxis)
         grid[0, 0].legend(frameon=False)
         figure.suptitle(f"What an SAE is trained for ({where}): lower is better; bands are 95 % intervals", fontsize=10)
         with atomic(path) as temporary:

@@ -8,8 +8,9 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from jsaeval.metrics.registry import REGISTRY
 from jsaeval.report.comparison import FLOORS, short
@@ -93,13 +94,18 @@ def _front(id: str, points: list[tuple[int, dict[str, Any]]], name: str) -> tupl
         x = [x for x, _ in xy]
         if min(x) > 0 and max(x) / min(x) > _WIDE:
             ax.set_xscale("log")
-            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            ax.xaxis.set_major_formatter(ScalarFormatter())
-            ax.xaxis.set_minor_formatter(NullFormatter())
+            plain_numbers(ax.xaxis)
         ax.set_xlabel("L0 (latents)")
         ax.set_ylabel(f"{id} ({REGISTRY[id].unit})")
         ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
         return svg(figure, name, f"{id} against L0"), outside
+
+
+def plain_numbers(axis: Axis) -> None:
+    """1, 2, 5, 10, ... at the ticks of a logarithmic axis, not powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _error(metric: dict[str, Any]) -> list[list[float]] | None:
@@ -129,5 +135,6 @@ def _floors(ax: Axes, id: str, saes: list[dict[str, Any]], values: list[float]) 
             ax.plot(*zip(*sorted(line), strict=True), dash, color="#777777", linewidth=1, label=short(name))
     if log:
         ax.set_yscale("log")
+        plain_numbers(ax.yaxis)
         ax.set_ylim(bottom=max(ax.get_ylim()[0], min(values) / 3))  # a floor may be 0 but for rounding
     return outside
