@@ -164,7 +164,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         for axes, id in zip(grid.flat, shown, strict=True):
             for i, name in enumerate(names):
                 value = result["saes"][name].get(id)
-                if value is None or (id in OF_ONE_LM and name == OTHER_LM):
+                if value is None:
                     continue
                 low, high = value.get("ci95", (value["value"],) * 2)
                 axes.plot([low, high], [i, i], color="#1b4d72", linewidth=2)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jsaeval.cache import atomic, cache_dir
 from jsaeval.corpus.documents import Documents
-from jsaeval.corpus.masks import Masks, make_masks
+from jsaeval.corpus.masks import make_masks
 from jsaeval.corpus.rows import Rows, text_rows
 from jsaeval.forward.splice import at_hook, prefix
 from jsaeval.hooks import Hook
@@ -119,8 +119,3 @@ def _collect(lm: Decoder, hook: Hook, rows: Rows, path, say) -> None:
             say(f"collecting: {done:,} of {rows.tokens.size:,} tokens, {done / (time.time() - start):.0f} tokens/s")
     with atomic(path) as temporary, temporary.open("wb") as stream:
         np.save(stream, np.concatenate(parts))
-
-
-def masks_of(lm: Decoder, tokens: Int[Array, "row position"]) -> Masks:
-    """`no-special`, as the reports have it."""
-    return make_masks(tokens, lm.card.special_ids, lm.card.pad)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from experiments.training import sparsify
 from experiments.training.recipe import Recipe
+from jsaeval.forward.sums import square
 from jsaeval.sae.module import SAE
 
 
@@ -166,10 +167,6 @@ def export(p: Dictionary, recipe: Recipe, sparsity: float, threshold: float, sca
             assert p.b_gate is not None
             return SAE(**shared, activation="gated", b_gate=p.b_gate / scale, r_mag=p.r_mag)
     return SAE(**shared, activation="batch_topk", threshold=jnp.full(p.b_enc.shape, threshold / scale))
-
-
-def square(x: Float[Array, "... width"]) -> Float[Array, "..."]:
-    return jnp.sum(jnp.square(x), axis=-1)
 
 
 def mean_over(values: Float[Array, "row position"], mask: Bool[Array, "row position"]) -> Float[Array, ""]:

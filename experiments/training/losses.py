@@ -72,7 +72,7 @@ def end_to_end(
 
 
 def penalty_weight(recipe: Recipe, d: int, scale: float, spread: float) -> float:
-    """What λ · `Coded.penalty` is multiplied with, beside `local_error` or `end_to_end`.
+    """What λ · `Coded.penalty` is multiplied with, beside the local error or `end_to_end`.
 
     Args:
         recipe: the penalty is a count for jumprelu, an L1 norm in scaled units for relu and gated.

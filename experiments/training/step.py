@@ -14,11 +14,11 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from experiments.training import dictionary
-from experiments.training.data import masks_of
 from experiments.training.dictionary import Dictionary, mean_over
 from experiments.training.losses import end_to_end, penalty_weight
 from experiments.training.recipe import Recipe
 from jsaeval.corpus.masks import Masks
+from jsaeval.forward.batch import default_masks
 from jsaeval.forward.splice import at_hook, prefix
 from jsaeval.hooks import Hook
 from jsaeval.lm.protocol import HostLM
@@ -119,7 +119,7 @@ def make_step(lm: HostLM, hook: Hook, recipes: Sequence[Recipe], units: Units, t
             x = batch.astype(jnp.float32)[None]
             return None, x, None, jnp.ones(x.shape[:2], bool), x * units.scale
         tokens = batch.astype(jnp.int32)
-        masks, residual = masks_of(lm, tokens), prefix(lm, hook, tokens)
+        masks, residual = default_masks(lm, tokens), prefix(lm, hook, tokens)
         x = at_hook(lm, hook, residual)
         return residual, x, masks, masks.metric, x * units.scale
 

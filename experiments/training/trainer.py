@@ -22,12 +22,13 @@ from jaxtyping import Int
 import jsaeval
 from experiments.training.checkpoint import claim, load_checkpoint, save_checkpoint
 from experiments.training.curves import draw_curves
-from experiments.training.data import Source, masks_of
+from experiments.training.data import Source
 from experiments.training.losses import check
 from experiments.training.recipe import Recipe
 from experiments.training.record import DivergedError, Log, diverged
 from experiments.training.step import Group, Training, Units, finished, make_step, start
 from jsaeval.errors import InputError
+from jsaeval.forward.batch import default_masks
 from jsaeval.forward.splice import at_hook, prefix
 from jsaeval.hooks import Hook
 from jsaeval.lm.decoder import Decoder
@@ -169,7 +170,7 @@ def measure_units(lm: Decoder, hook: Hook, source: Source, n_tokens: int = 20_00
         batch = source.at(number)
         if source.tokens is not None:
             tokens = batch.astype(jnp.int32)
-            parts.append(np.asarray(step(lm, tokens))[np.asarray(masks_of(lm, tokens).metric)])
+            parts.append(np.asarray(step(lm, tokens))[np.asarray(default_masks(lm, tokens).metric)])
         else:
             parts.append(np.asarray(batch, np.float32))
         count, number = count + len(parts[-1]), number + 1

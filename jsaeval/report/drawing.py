@@ -33,6 +33,14 @@ class Picture:
     caption: str
 
 
+def error_bar(metric: dict[str, Any]) -> list[list[float]] | None:
+    """How far the interval of a metric of the report reaches below and above its value, as matplotlib wants it."""
+    ends = metric.get("ci95")
+    if ends is None:
+        return None
+    return [[max(0.0, metric["value"] - ends[0])], [max(0.0, ends[1] - metric["value"])]]
+
+
 def svg(figure: Figure, name: str, label: str) -> str:
     """The bare element. Its ids are salted with `name`, so that figures do not share them on one page."""
     buffer = io.StringIO()

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jsaeval.metrics.latents import DENSE
 from jsaeval.metrics.registry import REGISTRY
 from jsaeval.report.comparison import comparison
-from jsaeval.report.drawing import INK, STYLE, Picture, svg
+from jsaeval.report.drawing import INK, STYLE, Picture, error_bar, svg
 from jsaeval.report.fronts import fronts
 
 
@@ -83,7 +82,8 @@ def _controls(report: dict[str, Any], sae: dict[str, Any]) -> Picture:
             for y, line in enumerate(reversed(lines)):
                 if id in line.metrics and line.metrics[id]["value"] is not None:
                     marker = "D" if line.name == "sae" else "o"
-                    _point(ax, line.metrics[id], y, marker, horizontal=True)
+                    metric = line.metrics[id]
+                    ax.errorbar(metric["value"], y, xerr=error_bar(metric), fmt=marker, color=INK, capsize=2.5)
             ax.set_xscale("symlog", linthresh=0.1)
             ax.set_xlim(left=0)
             ax.set_xlabel(f"{id} ({REGISTRY[id].unit})")
@@ -93,16 +93,6 @@ def _controls(report: dict[str, Any], sae: dict[str, Any]) -> Picture:
             "left is better. A trained SAE must be left of the PCA, the permuted decoder and the random SAE."
         )
         return Picture(svg(figure, f"{sae['name']}-controls", caption), caption)
-
-
-def _point(ax: Axes, metric: dict[str, Any], at: float | int, marker: str, horizontal: bool = False) -> None:
-    value, ci95 = metric["value"], metric.get("ci95")
-    error = None if ci95 is None else [[max(0.0, value - ci95[0])], [max(0.0, ci95[1] - value)]]
-    options: dict[str, Any] = {"fmt": marker, "color": INK, "capsize": 2.5}
-    if horizontal:
-        ax.errorbar(value, at, xerr=error, **options)
-    else:
-        ax.errorbar(at, value, yerr=error, **options)
 
 
 def _curves(saes: list[tuple[int, dict[str, Any]]], name: str) -> str:

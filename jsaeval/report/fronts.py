@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from jsaeval.metrics.registry import REGISTRY
 from jsaeval.report.comparison import FLOORS, short
-from jsaeval.report.drawing import INK, STYLE, Picture, svg
+from jsaeval.report.drawing import INK, STYLE, Picture, error_bar, svg
 
 
 FRONTS = ("ce_recovered_zero", "downstream_loss", "fvu", "downstream_fvu")
@@ -84,7 +84,7 @@ def _front(id: str, points: list[tuple[int, dict[str, Any]]], name: str) -> tupl
             marker, shade = _KINDS[kinds.index(kind_of(sae)) % len(_KINDS)]
             x, y = (sae["metrics"][key]["value"] for key in ("l0", id))
             xy.append((x, y))
-            errors: Any = {"xerr": _error(sae["metrics"]["l0"]), "yerr": _error(sae["metrics"][id])}
+            errors: Any = {"xerr": error_bar(sae["metrics"]["l0"]), "yerr": error_bar(sae["metrics"][id])}
             ax.errorbar(x, y, fmt=marker, color=shade, capsize=2, elinewidth=1, **errors)
             ax.annotate(f"{i}", (x, y), (5, 4), textcoords="offset points", fontsize=8)
         ax.plot(*zip(*pareto(xy, higher), strict=True), "-", color=INK, linewidth=1, drawstyle="steps-post")
@@ -106,13 +106,6 @@ def plain_numbers(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
-
-
-def _error(metric: dict[str, Any]) -> list[list[float]] | None:
-    ends = metric.get("ci95")
-    if ends is None:
-        return None
-    return [[max(0.0, metric["value"] - ends[0])], [max(0.0, ends[1] - metric["value"])]]
 
 
 def _floors(ax: Axes, id: str, saes: list[dict[str, Any]], values: list[float]) -> list[str]:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from experiments.training import dictionary
-from experiments.training.data import masks_of
 from experiments.training.losses import check, end_to_end, penalty_weight
 from experiments.training.recipe import Recipe
 from jsaeval.errors import InputError
+from jsaeval.forward.batch import default_masks
 from jsaeval.forward.splice import at_hook, prefix
 from jsaeval.hooks import parse_hook
 from jsaeval.metrics.objectives import downstream_loss
@@ -25,7 +25,7 @@ HOOK = parse_hook("blocks.0.hook_resid_post")
 def spliced(lm, tokens):
     """Reconstructions of two SAEs, and by hand: KL both ways and ‖â − a‖² after each block, a mean over tokens."""
     saes = [tiny_sae("topk", seed=s, hook=HOOK.name) for s in (1, 2)]
-    masks, residual = masks_of(lm, tokens), prefix(lm, HOOK, tokens)
+    masks, residual = default_masks(lm, tokens), prefix(lm, HOOK, tokens)
     x = at_hook(lm, HOOK, residual)
     reconstructions = jnp.stack([sae.decode(sae.encode(x)) for sae in saes])
     mask = np.asarray(masks.metric)
