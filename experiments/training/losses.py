@@ -15,9 +15,6 @@ The penalty of other architectures takes the place of λ/d ‖c‖₁. A local l
 and gated λ is the paper's, in units of the activation; for jumprelu it is what a latent more may save of the FVU.
 """
 
-import functools
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -88,10 +85,6 @@ def penalty_weight(recipe: Recipe, d: int, scale: float, spread: float) -> float
     return share * scale / spread
 
 
-def _kl(lm, finals, tokens, recipe) -> Float[Array, "sae row position"]:
+def _kl(lm: HostLM, finals: Array, tokens: Array, recipe: Recipe) -> Float[Array, "sae row position"]:
     none = jnp.zeros((0, *finals.shape[2:]), finals.dtype)
-    divergence = functools.partial(head, lm.unembedding, constant=none, targets=tokens)
-    if recipe.form == "code":
-        return divergence(finals)[1].kl
-    # KL is of the first stream against the others: here each spliced one comes first.
-    return jax.lax.map(lambda spliced: divergence(jnp.stack([spliced, finals[0]]))[1].kl[0], finals[1:])
+    return head(lm.unembedding, finals, none, tokens, reverse_kl=recipe.form == "paper")[1].kl

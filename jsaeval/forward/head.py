@@ -10,6 +10,7 @@ which a CPU vectorises. On 2 x86 cores this order, with chunks whose logits stay
 of (row, position, vocabulary).
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -35,6 +36,7 @@ def head(
     constant: Float[Array, "fixed position d_model"],
     targets: Int[Array, "row position"],
     chunk_positions: int | None = None,
+    reverse_kl: bool = False,
 ) -> tuple[Float[Array, "row position"], Against, Against]:
     """Compare the next-token distributions of streams with the clean one.
 
@@ -46,6 +48,7 @@ def head(
         chunk_positions: positions that go through at once; bounds memory, changes nothing else. Default: 32 on a CPU,
             so that a stream's logits stay in the cache; elsewhere 1,024 tokens over all streams, so that the arithmetic
             on a chunk outweighs reading the unembedding for it.
+        reverse_kl: give KL(stream ‖ clean) as `kl`.
 
     Returns:
         CE of the clean stream; `Against` for the other streams, then for the constant ones, with axes (stream, row,
@@ -59,14 +62,15 @@ def head(
     def at_positions(pieces):
         streams, constant, targets = pieces
         fixed = [_distribution(unembedding, hidden) for hidden in constant]
+        against = functools.partial(_against, reverse_kl=reverse_kl)
 
         def at_row(pieces):
             streams, targets = pieces
             clean, *others = [_distribution(unembedding, hidden) for hidden in streams]
             return (
                 clean.ce(targets),
-                _stack([_against(clean, q, targets) for q in others], targets),
-                _stack([_against(clean, q, targets) for q in fixed], targets),
+                _stack([against(clean, q, targets) for q in others], targets),
+                _stack([against(clean, q, targets) for q in fixed], targets),
             )
 
         # Differentiated, a chunk is computed again in the backward pass, or all logits would be kept for it.
@@ -102,12 +106,16 @@ def _distribution(
     return _Distribution(shifted, exp, jnp.sum(exp, axis=0))
 
 
-def _against(p: _Distribution, q: _Distribution, targets: Int[Array, " position"]) -> Against:
+def _kl(p: _Distribution, q: _Distribution) -> Float[Array, " position"]:
     mean_difference = jnp.sum(p.exp * (p.shifted - q.shifted), axis=0) / p.total
+    return mean_difference + jnp.log(q.total) - jnp.log(p.total)
+
+
+def _against(p: _Distribution, q: _Distribution, targets: Int[Array, " position"], reverse_kl: bool) -> Against:
     gap = jnp.abs(p.exp * (1 / p.total)[None] - q.exp * (1 / q.total)[None])
     return Against(
         ce=q.ce(targets),
-        kl=mean_difference + jnp.log(q.total) - jnp.log(p.total),
+        kl=_kl(q, p) if reverse_kl else _kl(p, q),
         # The two distributions have their mode at a common token iff both shifted logits are 0 there.
         top1=jnp.max(jnp.minimum(p.shifted, q.shifted), axis=0) == 0,
         total_variation=jnp.sum(gap, axis=0) / 2,
