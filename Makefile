@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install run test lint test-peers test-tpu compare-saelens clean
+.PHONY: install run test test-slow lint test-peers test-tpu compare-saelens clean
 
 install: $(VENV)/.installed
 
@@ -19,7 +19,11 @@ run: install
 	$(BIN)/jsaeval run
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not peers and not tpu'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not peers and not tpu and not slow'
+
+# The long form of what `make test` runs in short.
+test-slow: install
+	$(BIN)/python -m pytest -m slow -s
 
 # Parity with torch and transformers, and with SAELens, each in an environment of its own.
 test-peers: install $(VENV)-peers/.installed $(VENV)-saelens/.installed

@@ -1,4 +1,8 @@
-"""The commands. Exit codes: 0 done; 2 bad input, nothing was evaluated; 3 some SAEs failed, the others finished."""
+"""The commands.
+
+Exit codes: 0 done; 2 bad input, nothing was evaluated; 3 some SAEs failed, the others finished; 130 and 143 stopped by
+SIGINT and SIGTERM.
+"""
 
 import contextlib
 import dataclasses
@@ -26,12 +30,15 @@ from jsaeval.report.page import page
 from jsaeval.report.progress import Progress
 from jsaeval.report.terminal import show_report
 from jsaeval.report.tidy import tidy
+from jsaeval.run.checkpoint import FOLDER as CHECKPOINTS
+from jsaeval.run.checkpoint import Checkpoints, Ended, Stopped, unfinished
 from jsaeval.run.compare import compare
 from jsaeval.run.engine import Setting
 from jsaeval.run.evaluate import Failed, evaluate
-from jsaeval.run.folder import PAGE, REPORT, claim, read_report, write, write_rendered
+from jsaeval.run.folder import PAGE, REPORT, claim, ended, read_report, write, write_rendered
 from jsaeval.run.plan import Plan, read_config
 from jsaeval.run.saes import find_saes, load_saes
+from jsaeval.run.stop import stop_signal
 from jsaeval.sae.load import SHIPPED
 from jsaeval.sae.module import SAE
 
@@ -167,9 +174,29 @@ def _run(command: Run) -> int:
     names, notes = find_saes(plan.sae or _shipped(plan.lm))
     plan = dataclasses.replace(plan, sae=names if plan.sae else ())
     keep_programs()
-    folder, groups = claim(plan), plan.groups()
-    mesh = make_mesh(*plan.mesh_shape())
-    with Progress() as progress:
+    folder = claim(plan)
+    try:
+        made = _measured(plan, names, notes, folder)
+    except Ended:
+        print(f"jsaeval: {folder}: this run came to its end before; its report again", file=sys.stderr)
+        made = read_report(folder)
+    except (Stopped, KeyboardInterrupt) as stop:
+        kept = f"add --resume --out {folder} to go on" if unfinished(folder) else "nothing was written"
+        print(f"jsaeval: {'stopped' if isinstance(stop, Stopped) else 'interrupted'}; {kept}", file=sys.stderr)
+        return 143 if isinstance(stop, Stopped) else 130
+    write_rendered(folder, page(made), tidy(made))
+    show_report(made, Console(width=None if sys.stdout.isatty() else 120))
+    print(f"\n{folder / REPORT}\n{folder / PAGE}")
+    return 3 if any("error" in sae for sae in made["saes"]) else 0
+
+
+def _measured(plan: Plan, names: Sequence[str], notes: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The report of a run, when it and the tables are in the folder."""
+    groups, mesh = plan.groups(), make_mesh(*plan.mesh_shape())
+    with Progress() as progress, stop_signal() as stop:
+        checkpoints = Checkpoints(
+            folder / CHECKPOINTS, plan.checkpoint_every, plan.identity(), plan.resume, ended(folder), stop, progress.say
+        )
         for note in notes:
             progress.say(note)
         progress.say(f"loading {plan.lm}")
@@ -191,17 +218,15 @@ def _run(command: Run) -> int:
             setting=Setting(plan.batch, groups, plan.precision, plan.control_rows if plan.controls else 0, plan.seed),
             mesh=mesh,
             lm_cache=None if plan.lm_cache == "off" else plan.lm_cache,
+            checkpoints=checkpoints,
             progress=progress,
         )
-    done = iter(results.entries)
-    entries = tuple(next(done) if isinstance(entry, SAE) else entry for entry in loaded)
-    results = dataclasses.replace(results, entries=entries)
-    made = report(results, dataclasses.asdict(plan))
-    write(folder, plan, made, results)
-    write_rendered(folder, page(made), tidy(made))
-    show_report(made, Console(width=None if sys.stdout.isatty() else 120))
-    print(f"\n{folder / REPORT}\n{folder / PAGE}")
-    return 3 if any(isinstance(entry, Failed) for entry in entries) else 0
+        done = iter(results.entries)
+        entries = tuple(next(done) if isinstance(entry, SAE) else entry for entry in loaded)
+        results = dataclasses.replace(results, entries=entries)
+        made = report(results, dataclasses.asdict(plan))
+        write(folder, plan, made, results)
+    return made
 
 
 def _shipped(lm: str) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ class Progress:
             TimeRemainingColumn(),
         )
         self._bars = RichProgress(*columns, console=self._console, disable=not self._console.is_terminal)
-        self._stages: dict[str, tuple[TaskID, int, float]] = {}
+        self._stages: dict[str, tuple[TaskID, int, int, float]] = {}  # bar, first and all tokens, time of the first
         self._last_line = 0.0
 
     def __enter__(self) -> "Progress":
@@ -37,15 +37,14 @@ class Progress:
 
     def __call__(self, stage: str, tokens: int, total: int) -> None:
         now = time.perf_counter()
-        if stage not in self._stages or self._stages[stage][1] >= total:
+        if stage not in self._stages or self._stages[stage][2] >= total:
             # Time counts from the end of the first batch: the batch before it waited for the compiler.
-            self._stages[stage] = (self._bars.add_task(stage, total=total, rate=""), tokens, now)
+            self._stages[stage] = (self._bars.add_task(stage, total=total, rate=""), tokens, tokens, now)
             self._bars.update(self._stages[stage][0], completed=tokens)
         else:
-            bar, done, since = self._stages[stage]
+            bar, first, done, since = self._stages[stage]
             done += tokens
-            self._stages[stage] = (bar, done, since)
-            first = tokens  # batches are of one size
+            self._stages[stage] = (bar, first, done, since)
             rate = (done - first) / max(1e-9, now - since)
             self._bars.update(bar, completed=done, rate=f"{rate:,.0f} tokens/s")
             if not self._console.is_terminal and (now - self._last_line > self._line_every or done >= total):

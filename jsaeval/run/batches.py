@@ -1,5 +1,6 @@
 """The rows of a run as batches on the devices, the LM on the devices, and the clock."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from jaxtyping import Array, Integer, PyTree
 from jsaeval.corpus.masks import Masks
 from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import DATA, replicate, shard_rows
+from jsaeval.run.state import PassState
 
 
 # Tokens that a device takes at a time. On 2 x86 cores 1,024 were faster than 512 and 2,048; a CPU's cache is small, an
@@ -44,7 +46,7 @@ class Batch:
 class Batches:
     """All batches of a run: first the control rows, a few at a time because they have many streams, then the others.
 
-    Batches of each of the two kinds have one shape, so each kind is one program.
+    Batches of each of the two kinds have one shape, so each kind is one program. The first `done` rows are left out.
     """
 
     tokens: Integer[np.ndarray, "row position"]
@@ -53,6 +55,7 @@ class Batches:
     mesh: Mesh
     control_rows: int = 0
     control_size: int = 1
+    done: int = 0
 
     def __iter__(self) -> Iterator[Batch]:
         n_rows, share = len(self.tokens), self.mesh.shape[DATA]
@@ -61,7 +64,7 @@ class Batches:
             (self.control_rows, n_rows, self.size),
         ):
             size = -(-size // share) * share
-            for start in range(first, last, size):
+            for start in range(max(first, self.done), last, size):
                 yield self._batch(start, min(size, last - start), size, control=last == self.control_rows)
 
     def leading(self, n_rows: int) -> "Batches":
@@ -69,6 +72,10 @@ class Batches:
         masks = Masks(*(mask[:n_rows] for mask in self.masks))
         control = min(self.control_rows, n_rows)
         return Batches(self.tokens[:n_rows], masks, self.size, self.mesh, control, self.control_size)
+
+    def all(self) -> "Batches":
+        """The same with those that are done."""
+        return dataclasses.replace(self, done=0)
 
     def on_devices(self, rows: np.ndarray, batch: Batch) -> Array:
         """Host rows of the run that belong to a batch, padded and sharded as it is."""
@@ -110,6 +117,13 @@ class Clock:
 
     compile_s: float = 0.0
     _start: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def after(cls, saved: PassState | None) -> "Clock":
+        """One that goes on where a pass stopped."""
+        if saved is None:
+            return cls()
+        return cls(saved.compile_s, time.perf_counter() - saved.compile_s - saved.run_s)
 
     def compile(self, jitted: Any, *arguments: Any) -> Callable:
         start = time.perf_counter()

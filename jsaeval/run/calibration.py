@@ -19,6 +19,7 @@ from jsaeval.forward.splice import at_hook
 from jsaeval.hooks import Hook
 from jsaeval.mesh import map_rows, replicate
 from jsaeval.run.batches import Batch, Batches, Clock, Model, Programs
+from jsaeval.run.state import Calibrated
 from jsaeval.sae.module import SAE
 from jsaeval.stats.table import exact
 
@@ -37,13 +38,12 @@ Residuals = Callable[[Batch], Array | None]
 
 @dataclass(frozen=True)
 class Calibration:
-    """`residuals`: of each batch, by its first row, where all were kept; `tokens`: how many tokens were counted."""
+    """`mean`: that of `result`, on the devices; `residuals`: of each batch, by its first row, where they are kept."""
 
+    result: Calibrated
     mean: Float[Array, " width"]
-    mean_norm: float
     residuals: dict[int, Array] | None
     batches: Batches
-    tokens: int
 
 
 def calibrate(
@@ -54,14 +54,22 @@ def calibrate(
     clock: Clock,
     progress: Progress,
     cached: Residuals = lambda batch: None,
+    known: Calibrated | None = None,
 ) -> Calibration:
     """The mean of x, and E‖x‖.
+
+    With `known`, what is left to do is to bring the residual streams of the batches to come to hand. (The main pass
+    would do it, too, but in another program, whose last digits may differ.)
 
     Raises:
         InputError: no token of the sample counts, or the LM gives NaN or Inf.
     """
     n_rows, positions = batches.tokens.shape
     keep = n_rows * positions * model.whole(model.arrays).d_model * 4 <= ACTIVATION_BYTES
+    if known is None:
+        batches = batches.all()
+    elif not keep:
+        return Calibration(known, _on(batches, known.mean), None, batches)
     if not keep:
         n_rows = min(n_rows, -(-CALIBRATION_TOKENS // positions))
         batches = batches.leading(n_rows)
@@ -75,19 +83,24 @@ def calibrate(
     shared = model.arrays, replicate(jnp.int32(hook.block), batches.mesh)
     residuals, x_sum, norm_sum = {}, 0.0, 0.0
     for batch in batches:
-        known = cached(batch)
-        residual, x_rows, norm_rows = step(batch.control, shared, batch.tokens, batch.masks.metric, known)
+        inputs = batch.tokens, batch.masks.metric, cached(batch)
+        residual, x_rows, norm_rows = step(batch.control, shared, *inputs)
         x_sum, norm_sum = x_sum + exact(x_rows).sum(axis=0), norm_sum + exact(norm_rows).sum()
         if keep:
             residuals[batch.start] = residual
-        progress("calibrating", batch.n_rows * positions, n_rows * positions)
-    counted = int(batches.masks.metric.sum())
-    if not counted:
-        raise InputError(f"no token of the first {n_rows} rows counts, so there is nothing to calibrate on")
-    if not np.isfinite(x_sum).all():
-        raise InputError(f"the LM gives NaN or Inf at {hook.name}; try --dtype float32, or look at its weights")
-    mean = replicate(jnp.asarray(x_sum / counted, jnp.float32), batches.mesh)
-    return Calibration(mean, float(norm_sum) / counted, residuals if keep else None, batches, counted)
+        progress("calibrating", batch.n_rows * positions, (n_rows - batches.done) * positions)
+    if known is None:
+        counted = int(batches.masks.metric.sum())
+        if not counted:
+            raise InputError(f"no token of the first {n_rows} rows counts, so there is nothing to calibrate on")
+        if not np.isfinite(x_sum).all():
+            raise InputError(f"the LM gives NaN or Inf at {hook.name}; try --dtype float32, or look at its weights")
+        known = Calibrated(np.asarray(x_sum / counted, np.float32), float(norm_sum) / counted, counted)
+    return Calibration(known, _on(batches, known.mean), residuals if keep else None, batches)
+
+
+def _on(batches: Batches, mean: np.ndarray) -> Array:
+    return replicate(jnp.asarray(mean), batches.mesh)
 
 
 def fit_controls(
@@ -118,7 +131,7 @@ def fit_controls(
         if wanted > 0:
             sample.append(np.asarray(x, np.float32)[np.asarray(batch.masks.metric)][:wanted])
             wanted -= len(sample[-1])
-    l0 = l0 / calibration.tokens
+    l0 = l0 / calibration.result.tokens
     _, vectors = np.linalg.eigh(covariance)
     tokens, host_mean = np.concatenate(sample), np.asarray(mean)
     draw = jax.jit(random_sae, static_argnums=(0, 1))

@@ -24,7 +24,9 @@ from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import replicate
 from jsaeval.run.batches import Batch, Batches, Clock, Model, Programs, default_batch
 from jsaeval.run.calibration import Progress, calibrate, constant_zero, fit_controls
+from jsaeval.run.checkpoint import Checkpoints
 from jsaeval.run.lm_cache import LMCache, LMSide
+from jsaeval.run.state import Calibrated, PassState
 from jsaeval.sae.module import SAE, SAECard
 from jsaeval.stats.table import Collector, Table
 
@@ -79,6 +81,7 @@ def measure(
     setting: Setting = Setting(),
     progress: Progress = lambda stage, tokens, total: None,
     cache: LMCache | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Measured:
     """Measure SAEs at one hook.
 
@@ -92,13 +95,19 @@ def measure(
         setting: how.
         progress: called with a stage ("calibrating", "measuring"), the tokens just done in it, and its tokens in all.
         cache: where the LM's side is kept, and read if it is there.
+        checkpoints: where the state of the pass is kept, and from where it may go on.
 
     Raises:
         InputError: no token counts, or an SAE does not fit the hook.
+        Stopped: the checkpoints were asked to stop.
     """
     if not masks.metric.any():
         raise InputError("no token counts: the metric mask is empty; try --metric-mask all")
-    clock, model = Clock(), Model.place(lm, mesh)
+    checkpoints = checkpoints or Checkpoints()
+    saved = checkpoints.state(hook.name)
+    if saved is not None and saved.rows == len(tokens):
+        return _measured(saved)
+    clock, model = Clock.after(saved), Model.place(lm, mesh)
     # Cards are static fields: without them, SAEs of one shape share one compiled program.
     placed: tuple[SAE, ...] = replicate(tuple(dataclasses.replace(sae, card=SAECard()) for sae in saes), mesh)
     groups, n_saes = frozenset(setting.groups), len(saes)
@@ -111,23 +120,43 @@ def measure(
         mesh,
         control_rows=min(setting.control_rows, len(tokens)) if groups & CONTROLLED else 0,
         control_size=max(1, size * n_streams // (n_streams + n_controls)),
+        done=0 if saved is None else saved.rows,
     )
+
+    def calibrating(stage: str, done: int, total: int) -> None:
+        checkpoints.stop_early()
+        progress(stage, done, total)
+
     with LMSide(cache, hook, batches, with_final="loss" in groups) as side:
-        fixed, calibrated = Fixed(), 0
+        fixed = Fixed()
         if (
             "reconstruction" in groups
             or batches.control_rows
             or any(s.input_norm == "expected_average" for s in placed)
         ):
-            calibration = calibrate(model, hook, batches, setting.precision, clock, progress, side.residual)
-            fixed, calibrated = Fixed(calibration.mean, residuals=calibration.residuals or {}), calibration.tokens
-            placed = tuple(sae.with_scale(calibration.mean_norm) for sae in placed)
-            if batches.control_rows:
+            # Controls are made from calibration anew while some of their rows are left to do.
+            known = saved.calibrated if saved is not None and saved.rows >= batches.control_rows else None
+            calibration = calibrate(model, hook, batches, setting.precision, clock, calibrating, side.residual, known)
+            fixed.calibrated, fixed.residuals = calibration.result, calibration.residuals or {}
+            fixed.mean = calibration.mean
+            placed = tuple(sae.with_scale(calibration.result.mean_norm) for sae in placed)
+            if batches.done < batches.control_rows:
                 fixed.controls = fit_controls(model, hook, placed, calibration, setting.seed, setting.precision, clock)
         if "loss" in groups:
             fixed.zero = constant_zero(model, hook, batches, setting.precision, clock)
-        table, controls = _main_pass(model, placed, hook, batches, fixed, side, setting, clock, progress)
-    return Measured(table, controls, size, calibrated, clock.compile_s, clock.run_s())
+        state = _main_pass(model, placed, hook, batches, fixed, side, setting, clock, progress, checkpoints, saved)
+    checkpoints.done(hook.name, state)
+    return _measured(state)
+
+
+def _measured(state: PassState) -> Measured:
+    """A pass that is through all rows."""
+    table, controls = state.table.with_variance(), state.controls
+    if controls is not None:
+        shared = {name: column[: controls.n_rows] for name, column in table.rows.items()}
+        controls = Table(shared, controls.saes, {}, ())
+    calibrated = 0 if state.calibrated is None else state.calibrated.tokens
+    return Measured(table, controls, state.size, calibrated, state.compile_s, state.run_s)
 
 
 @dataclass
@@ -137,6 +166,7 @@ class Fixed:
     `residuals` are those of each batch, by its first row; they are let go as they are used.
     """
 
+    calibrated: Calibrated | None = None
     mean: Array | None = None
     zero: Array | None = None
     controls: Controls | None = None
@@ -153,8 +183,10 @@ def _main_pass(
     setting: Setting,
     clock: Clock,
     progress: Progress,
-) -> tuple[Table, Table | None]:
-    """All batches → the table of the SAEs, and that of the control rows."""
+    checkpoints: Checkpoints,
+    saved: PassState | None,
+) -> PassState:
+    """All batches that are not done yet → the state of the pass when all are."""
     n_saes, tokens, mesh = len(saes), batches.tokens, batches.mesh
 
     def step(counts, shared, per_row):
@@ -181,7 +213,9 @@ def _main_pass(
     def fresh_counts():
         return replicate(tuple(no_counts(sae.d_sae) for sae in saes if "latents" in setting.groups), mesh)
 
-    everything, of_controls, pending = Collector(), Collector(), []
+    everything = Collector(None if saved is None else saved.table)
+    of_controls = Collector(None if saved is None else saved.controls)
+    pending = []
 
     def collect(batch: Batch, lines, found: Known) -> None:
         rows, columns, vectors = lines
@@ -191,9 +225,19 @@ def _main_pass(
         side.keep(batch, found)
         progress("measuring", batch.n_rows * tokens.shape[1], tokens.size)
 
-    program, counts = Programs(jax.jit(step, donate_argnums=0), clock), fresh_counts()
+    def state() -> PassState:
+        while pending:
+            collect(*pending.pop(0))
+        controls, host = None if of_controls.empty else of_controls.table(), jax.tree.map(np.array, counts)
+        times = clock.compile_s, clock.run_s()
+        return PassState(everything.table(), controls, host, n_done, batches.size, fixed.calibrated, *times)
+
+    program, counts, n_done = Programs(jax.jit(step, donate_argnums=0), clock), fresh_counts(), 0
+    if saved is not None:
+        n_done, counts = saved.batches, replicate(saved.counts, mesh)
+        progress("measuring", batches.done * tokens.shape[1], tokens.size)
     block = replicate(jnp.int32(hook.block), mesh)
-    for i, batch in enumerate(batches):
+    for batch in batches:
         known = side.known(batch)
         if batch.start in fixed.residuals:
             known = known._replace(residual=fixed.residuals.pop(batch.start))
@@ -204,14 +248,12 @@ def _main_pass(
         pending.append((batch, lines, found))
         if len(pending) > 1:
             collect(*pending.pop(0))
-        if (i + 1) % FLUSH_EVERY == 0:
+        n_done += 1
+        if n_done % FLUSH_EVERY == 0:
             everything.add_latents(counts)
             counts = fresh_counts()
-    for waiting in pending:
-        collect(*waiting)
+        if batch.start + batch.n_rows < len(tokens):
+            checkpoints.offer(hook.name, state)
     everything.add_latents(counts)
-    table = everything.table().with_variance()
-    if not batches.control_rows:
-        return table, None
-    shared_rows = {name: column[: batches.control_rows] for name, column in table.rows.items()}
-    return table, Table(shared_rows, of_controls.table().saes, {}, ())
+    counts = ()
+    return state()

@@ -31,6 +31,7 @@ from jsaeval.metrics.floors import RunControls, SAEControls, run_controls, sae_c
 from jsaeval.metrics.latents import LatentTable, latent_table
 from jsaeval.metrics.registry import REGISTRY
 from jsaeval.run.calibration import Progress
+from jsaeval.run.checkpoint import Checkpoints, identity
 from jsaeval.run.engine import Measured, Setting, measure
 from jsaeval.run.lm_cache import LMCache
 from jsaeval.sae.module import SAE
@@ -109,6 +110,7 @@ def evaluate(
     setting: Setting = Setting(),
     mesh: Mesh | None = None,
     lm_cache: str | Path | None = None,
+    checkpoints: Checkpoints | None = None,
     progress: Progress = lambda stage, tokens, total: None,
 ) -> Results:
     """Evaluate SAEs in a language model.
@@ -126,6 +128,7 @@ def evaluate(
         setting: batch size, metric groups, precision, controls, seed.
         mesh: devices; default all of them on the data axis.
         lm_cache: a folder for the LM's side of the run, from which another run at the same hook takes it.
+        checkpoints: where the run keeps its state, and from where it may go on.
         progress: see `jsaeval.run.engine.measure`.
 
     Returns:
@@ -133,6 +136,7 @@ def evaluate(
 
     Raises:
         InputError: something does not fit, or every SAE failed; nothing was evaluated.
+        Stopped: the checkpoints were asked to stop.
     """
     start = time.perf_counter()
     if not saes:
@@ -144,12 +148,16 @@ def evaluate(
     masks = make_masks(np.asarray(data.tokens), card_of(lm).special_ids, data.pad, metric_mask, splice_mask)
 
     cache = None if lm_cache is None else LMCache.of(Path(lm_cache), lm, setting.precision, data.sha256())
+    checkpoints = checkpoints or Checkpoints()
+    hashes = identity(card_of(lm).sha256, data.sha256(), {sae.card.name: sae.card.sha256 for sae in saes})
+    checkpoints.open(hashes)
 
     results: dict[int, SAEResult | Failed] = {}
     passes, controls = [], {}
     for at in dict.fromkeys(hooks):
         group = [i for i, h in enumerate(hooks) if h == at]
-        passes.append(measure(lm, [saes[i] for i in group], at, data.tokens, masks, mesh, setting, progress, cache))
+        chosen = [saes[i] for i in group]
+        passes.append(measure(lm, chosen, at, data.tokens, masks, mesh, setting, progress, cache, checkpoints))
         facts = Facts(saes[group[0]].d_in, int(at.prefix_stop))
         for index, i in enumerate(group):
             why = _unsound(passes[-1].table, index, at)
@@ -164,7 +172,8 @@ def evaluate(
     if len(failed) == len(saes):
         raise InputError("; ".join(f"{entry.name}: {entry.error}" for entry in failed))
     names = {"metric": metric_mask, "splice": splice_mask or metric_mask}
-    provenance = _provenance(passes, data, mesh, setting, lm) | {"wall_s": time.perf_counter() - start}
+    provenance = _provenance(passes, data, mesh, setting, lm)
+    provenance |= {"hashes": hashes, "wall_s": time.perf_counter() - start, "resumed_rows": checkpoints.resumed_rows}
     entries = tuple(results[i] for i in range(len(saes)))
     return Results(entries, controls, data, masks, names, _describe(lm), provenance)
 
@@ -281,7 +290,6 @@ def _provenance(passes: list[Measured], data: Rows, mesh: Mesh, setting: Setting
         "compile_s": sum(p.compile_s for p in passes),
         "tokens_per_s": data.tokens.size * len(passes) / run_s,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "resumed_rows": 0,
     }
 
 

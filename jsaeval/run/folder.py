@@ -1,6 +1,7 @@
 """The folder of a run: refused when it holds another run, and only written when everything is there."""
 
 import json
+import tomllib
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pandas as pd
 
 from jsaeval.cache import atomic
 from jsaeval.errors import InputError
+from jsaeval.run.checkpoint import FOLDER as CHECKPOINTS
+from jsaeval.run.checkpoint import Identity, clear, difference, unfinished
 from jsaeval.run.evaluate import Results
 from jsaeval.run.plan import Plan
 
@@ -24,7 +27,7 @@ def claim(plan: Plan) -> Path:
     """The folder that a plan may write to. It is not made yet.
 
     Raises:
-        InputError: it holds the run of another plan, or is no folder.
+        InputError: it holds the run of another plan, or one that did not end and is not to be resumed; or is no folder.
     """
     if plan.out is None:
         stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
@@ -37,16 +40,36 @@ def claim(plan: Plan) -> Path:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: exists and is not a folder")
     kept = folder / PLAN
+    if unfinished(folder) and not plan.resume:
+        where = folder / CHECKPOINTS
+        raise InputError(f"--out {folder}: holds a run that did not end; --resume goes on with it, or delete {where}")
     if kept.exists():
-        if kept.read_text(encoding="utf-8") != plan.to_toml():
-            raise InputError(f"--out {folder}: holds the run of another plan ({kept}); choose another folder")
+        _check_same(folder, kept, plan)
     elif any((folder / name).exists() for name in (REPORT, ROWS, LATENTS)):
         raise InputError(f"--out {folder}: holds results without their {PLAN}; choose another folder")
     return folder
 
 
+def _check_same(folder: Path, kept: Path, plan: Plan) -> None:
+    try:
+        then, now = tomllib.loads(kept.read_text(encoding="utf-8")), tomllib.loads(plan.to_toml())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        raise InputError(f"--out {folder}: {kept} is not the plan of a run; choose another folder") from None
+    if then != now:
+        raise InputError(
+            f"--out {folder}: holds the run of another plan ({difference(then, now)}); choose another folder"
+        )
+
+
+def ended(folder: Path) -> Identity | None:
+    """What the run in a folder is a run of, if it came to its end."""
+    if not (folder / REPORT).exists():
+        return None
+    return read_report(folder)["provenance"].get("hashes", {})
+
+
 def write(folder: Path, plan: Plan, report: dict[str, Any], results: Results) -> None:
-    """Write the plan, the tables and, last, the report; each file appears whole or not at all."""
+    """Write the plan, the tables and, last, the report; each file appears whole or not at all. Checkpoints go."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / PLAN) as temporary:
         temporary.write_text(plan.to_toml(), encoding="utf-8")
@@ -57,6 +80,7 @@ def write(folder: Path, plan: Plan, report: dict[str, Any], results: Results) ->
             latents_frame(results).to_parquet(temporary, index=False)
     with atomic(folder / REPORT) as temporary:
         temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    clear(folder)
 
 
 def write_rendered(folder: Path, page: str, tidy: pd.DataFrame) -> None:

@@ -106,7 +106,10 @@ class Entry:
 
 
 class LMSide:
-    """What a cache knows of the LM's side of a run, and what it is given. A context: what is not whole is dropped."""
+    """What a cache knows of the LM's side of a run, and what it is given. A context: what is not whole is dropped.
+
+    A run that goes on from a checkpoint has not all rows to give, so it gives none.
+    """
 
     def __init__(self, cache: LMCache | None, hook: Hook, batches: Batches, with_final: bool):
         self._cache, self._batches = cache, batches
@@ -134,7 +137,7 @@ class LMSide:
         """Take what is new of a batch."""
         for part, name in self._names.items():
             rows = getattr(known, part)
-            if rows is None or self._rows[part] is not None or self._cache is None:
+            if self._batches.done or rows is None or self._rows[part] is not None or self._cache is None:
                 continue
             host = np.asarray(rows)[: batch.n_rows]
             if part not in self._new:

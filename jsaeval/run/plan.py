@@ -53,6 +53,10 @@ class Plan:
     """Of weights and activations; statistics are float32 or better."""
     precision: Literal["highest", "default"] = "highest"
     """Of matrix products."""
+    checkpoint_every: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 30.0
+    """Seconds between checkpoints of the run. They may take 2 % of the time: where one takes long, they get rarer."""
+    resume: bool = False
+    """Go on with the run in --out if there is one, else start it."""
     seed: int = 0
     """Of the controls and of the bootstrap."""
     out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
@@ -91,14 +95,22 @@ class Plan:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"--{name.replace('_', '-')} {value}: at least {least} is needed")
+        if not self.checkpoint_every >= 0:
+            raise InputError(f"--checkpoint-every {self.checkpoint_every:g}: seconds were expected, 0 or more")
+        if self.resume and self.out is None:
+            raise InputError("--resume: say which run with --out DIR")
         self.groups()
         self.mesh_shape()
 
-    def to_toml(self) -> str:
-        """Everything but where files go; what two runs must share to be the same run."""
-        elsewhere = ("out", "lm_cache")
+    def identity(self) -> dict[str, Any]:
+        """Everything but where files go and how the run is kept; what two runs must share to be the same run."""
+        elsewhere = ("out", "lm_cache", "checkpoint_every", "resume")
         values = dataclasses.asdict(self).items()
-        return tomli_w.dumps({k: v for k, v in values if v is not None and k not in elsewhere})
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values if v is not None and k not in elsewhere}
+
+    def to_toml(self) -> str:
+        """`identity` as text."""
+        return tomli_w.dumps(self.identity())
 
 
 def read_config(path: Path) -> dict[str, Any]:

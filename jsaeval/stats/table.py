@@ -33,6 +33,18 @@ class Table:
         """Counted tokens N = |T|."""
         return int(self.rows["n"].sum())
 
+    def to_arrays(self) -> dict[str, Any]:
+        """Nested dictionaries of arrays, which is what is stored."""
+        latents = {str(i): columns for i, columns in enumerate(self.latents)}
+        return {"rows": self.rows, "saes": self.saes, "vectors": self.vectors, "latents": latents}
+
+    @classmethod
+    def of_arrays(cls, tree: dict[str, Any]) -> "Table":
+        """What `to_arrays` was made from; empty dictionaries may be missing."""
+        latents = tree.get("latents", {})
+        counted = tuple(latents[str(i)] for i in range(len(latents)))
+        return cls(tree["rows"], tree.get("saes", {}), tree.get("vectors", {}), counted)
+
     def not_finite(self, sae: int | None = None) -> dict[str, int]:
         """Columns with NaN or Inf, of one SAE or (None) of all SAEs together, and the first row of each."""
         columns = self.rows if sae is None else {name: column[sae] for name, column in self.saes.items()}
@@ -70,13 +82,16 @@ class Table:
 
 @dataclass
 class Collector:
-    """Collects batches into a `Table`. Host arrays only; `add` waits for the device."""
+    """Collects batches into a `Table`, after those of `begun`. Host arrays only; `add` waits for the device."""
+
+    begun: Table | None = None
 
     def __post_init__(self):
-        self._rows: list[Columns] = []
-        self._saes: list[Columns] = []
-        self._vectors: Columns = {}
-        self._latents: tuple[Columns, ...] = ()
+        begun = self.begun
+        self._rows: list[Columns] = [] if begun is None else [begun.rows]
+        self._saes: list[Columns] = [] if begun is None else [begun.saes]
+        self._vectors: Columns = {} if begun is None else begun.vectors
+        self._latents: tuple[Columns, ...] = () if begun is None else begun.latents
 
     def add(self, rows: Any, saes: Any, vectors: Any, n_rows: int) -> None:
         """One batch, of which the first `n_rows` rows are real (the rest fills up the batch)."""
@@ -98,7 +113,12 @@ class Collector:
             for a, b in zip(old, new, strict=True)
         )
 
+    @property
+    def empty(self) -> bool:
+        return not self._rows
+
     def table(self) -> Table:
+        """Everything so far; there has to be something."""
         rows = {name: np.concatenate([part[name] for part in self._rows]) for name in self._rows[0]}
         saes = {name: np.concatenate([part[name] for part in self._saes], axis=1) for name in self._saes[0]}
         return Table(rows, saes, self._vectors, self._latents)
