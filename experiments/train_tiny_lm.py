@@ -145,7 +145,7 @@ def initial(config: Config) -> Decoder:
     blocks = Blocks(
         attn_norm=jnp.ones((c.n_blocks, d)),
         qkv=normal(c.n_blocks, d, c.n_heads, 3, d_head),
-        out=normal(c.n_blocks, d, d, scale=written),
+        out=normal(c.n_blocks, c.n_heads, d_head, d, scale=written),
         mlp_norm=jnp.ones((c.n_blocks, d)),
         up=normal(c.n_blocks, d, 2, c.d_mlp),
         down=normal(c.n_blocks, c.d_mlp, d, scale=written),
@@ -189,7 +189,7 @@ def optimiser_of(config: Config, lm: Any, steps: int) -> optax.GradientTransform
 
     # Each matrix is orthogonalised on its own: queries, keys and values, gate and up-projection are stored together.
     size = optax.contrib.MuonDimensionNumbers
-    matrices = {"qkv": size(1, (2, 4)), "out": size(1, 2), "up": size(1, 3), "down": size(1, 2)}
+    matrices = {"qkv": size(1, (2, 4)), "out": size((1, 2), 3), "up": size(1, 3), "down": size(1, 2)}
     none = jax.tree.map(lambda w: None, lm)
     shapes = dataclasses.replace(none, blocks=dataclasses.replace(none.blocks, **matrices))
     return optax.contrib.muon(
@@ -274,7 +274,7 @@ def save(lm: Decoder, folder: Path) -> None:
         tensors |= {
             f"{layer}.input_layernorm.weight": blocks.attn_norm[i],
             f"{layer}.post_attention_layernorm.weight": blocks.mlp_norm[i],
-            f"{layer}.self_attn.o_proj.weight": blocks.out[i].T,
+            f"{layer}.self_attn.o_proj.weight": blocks.out[i].reshape(-1, lm.d_model).T,
             f"{layer}.mlp.gate_proj.weight": blocks.up[i, :, 0].T,
             f"{layer}.mlp.up_proj.weight": blocks.up[i, :, 1].T,
             f"{layer}.mlp.down_proj.weight": blocks.down[i].T,

@@ -70,7 +70,7 @@ def main(config: Config) -> None:
     )
     arguments = (
         abstract(lm, P()),
-        abstract([dataclasses.replace(sae, card=jsaeval.SAECard())] * config.saes, P()),
+        abstract([bare(sae)] * config.saes, P()),
         abstract(jnp.int32(0), P()),
         abstract(jnp.zeros(lm.d_model), P()),
         abstract(jnp.zeros((1, config.context, lm.d_model)), P()),
@@ -92,9 +92,14 @@ def main(config: Config) -> None:
 def controls_of(sae: jsaeval.SAE, width: int, n_saes: int) -> Controls:
     """Controls of the shapes that calibration would fit."""
     mean, k = jnp.zeros(width), sae.k or 1
-    random = random_sae(0, sae.d_sae, jnp.float32(k), mean, jnp.eye(width))
-    components, permutation = jnp.zeros((k, width)), jnp.arange(sae.d_sae, dtype=jnp.int32)
-    return Controls(jnp.int32(0), mean, (random,) * n_saes, (permutation,) * n_saes, (components,) * n_saes)
+    random, shuffled = random_sae(0, sae.d_sae, jnp.float32(k), mean, jnp.eye(width)), bare(sae)
+    components = jnp.zeros((k, width))
+    return Controls(jnp.int32(0), mean, (random,) * n_saes, (shuffled,) * n_saes, (components,) * n_saes)
+
+
+def bare(sae: jsaeval.SAE) -> jsaeval.SAE:
+    """Without its card: SAEs of one shape are then one type."""
+    return dataclasses.replace(sae, card=jsaeval.SAECard())
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ from jsaeval.corpus.masks import Masks, make_masks
 from jsaeval.errors import InputError
 from jsaeval.forward.controls import Code, Controls, Replacement, control_replacements
 from jsaeval.forward.downstream import downstream
-from jsaeval.forward.latents import LatentCounts, all_devices, count_latents
+from jsaeval.forward.latents import LatentCounts, all_devices, count_latents, first_latents
 from jsaeval.forward.splice import at_hook, prefix
 from jsaeval.forward.sums import by_bucket, no_norm_sums, norm_sums, over_row, reconstruction_sums, square
 from jsaeval.hooks import Hook, parse_hook
 from jsaeval.lm.card import card_of
 from jsaeval.lm.protocol import HostLM
-from jsaeval.mesh import DATA, pad_rows
+from jsaeval.mesh import DATA, MODEL, pad_rows, padded, specs
 from jsaeval.numerics import wide, wide_dtype
 from jsaeval.sae.module import SAE
 
@@ -111,7 +111,8 @@ def batch_statistics(
         row_ids: number of each row in the run, which keys random draws. Default: its number in the batch.
         groups: what to compute, out of `GROUPS`. A group that is not asked for costs nothing.
         keep: return what need not be computed another time.
-        mesh: map the rows over its data axis. Default: no mapping (one device, or the caller's own partitioning).
+        mesh: map the rows over its data axis, and the weights over its model axis. Default: no mapping (one device, or
+            the caller's own partitioning).
         precision: of matrix products (`jax.default_matmul_precision`).
 
     Raises:
@@ -141,13 +142,14 @@ def batch_statistics(
         return out._replace(vectors=vectors, latents=tuple(all_devices(c, DATA) for c in out.latents))
 
     n_rows = tokens.shape[0]
-    specs: Any = P(DATA), P(None, DATA), P(), P(), P(DATA)
-    run = jax.shard_map(mapped, mesh=mesh, in_specs=(P(), P(DATA)), out_specs=BatchStatistics(*specs))
-    shared = (*shared[:2], jnp.asarray(hook.block), *shared[3:])
+    shared = padded((*shared[:2], jnp.asarray(hook.block), *shared[3:]), mesh)
+    of_parts: Any = P(DATA), P(None, DATA), P(), P(MODEL), P(DATA)
+    run = jax.shard_map(mapped, mesh=mesh, in_specs=(specs(shared), P(DATA)), out_specs=BatchStatistics(*of_parts))
     out = run(shared, jax.tree.map(lambda x: pad_rows(x, mesh.shape[DATA]), per_row))
     return out._replace(
         rows={name: column[:n_rows] for name, column in out.rows.items()},
         saes={name: column[:, :n_rows] for name, column in out.saes.items()},
+        latents=tuple(first_latents(c, sae.d_sae) for c, sae in zip(out.latents, saes, strict=False)),
         known=jax.tree.map(lambda x: x[:n_rows], out.known),
     )
 

@@ -13,7 +13,7 @@ from jsaeval.forward.splice import at_hook, prefix, splice, suffix
 from jsaeval.forward.sums import over_row, square
 from jsaeval.hooks import Hook
 from jsaeval.lm.protocol import HostLM
-from jsaeval.mesh import DATA
+from jsaeval.mesh import DATA, padded, specs, summed
 from jsaeval.numerics import wide
 from jsaeval.sae.module import SAE
 
@@ -43,14 +43,15 @@ def code_moments(
 
     def local(shared, x, mask):
         saes, mean = shared
-        counts = [jnp.sum(over_row(jnp.count_nonzero(sae.encode(x), axis=-1), mask)) for sae in saes]
+        counts = [jnp.sum(over_row(summed(jnp.count_nonzero(sae.encode(x), axis=-1)), mask)) for sae in saes]
         deviation = wide(x) - jnp.broadcast_to(mean, x.shape)
         deviation = jnp.where(mask[..., None], deviation, jnp.zeros((), deviation.dtype))
         products = jnp.einsum("btd,bte->de", deviation, deviation)
         return lax.psum((jnp.stack(counts), products), DATA)
 
-    run = jax.shard_map(local, mesh=mesh, in_specs=(P(), P(DATA), P(DATA)), out_specs=P())
-    return run((saes, mean), x, mask)
+    shared = padded((saes, mean), mesh)
+    run = jax.shard_map(local, mesh=mesh, in_specs=(specs(shared), P(DATA), P(DATA)), out_specs=P())
+    return run(shared, x, mask)
 
 
 def zero_is_constant(hook: Hook, tokens: Integer[np.ndarray, "row position"], masks: Masks) -> bool:

@@ -9,7 +9,6 @@ worse than noise? `random_sae` is a random dictionary with as many active latent
 `pca` keeps as many principal components as latents fire: what does a dense code of that size give?
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -26,12 +25,15 @@ SAE_CONTROLS = ("random_error", "random_sae", "permuted_decoder", "pca")
 
 
 class Controls(NamedTuple):
-    """What calibration fixed. One entry per SAE in each tuple; `components` are orthonormal rows."""
+    """What calibration fixed. One entry per SAE in each tuple.
+
+    `shuffled`: the SAE with the rows of its decoder in random order; `components`: orthonormal rows.
+    """
 
     seed: Int[Array, ""]
     mean: Float[Array, " width"]
     random_saes: tuple[SAE, ...]
-    permutations: tuple[Int[Array, " latent"], ...]
+    shuffled: tuple[SAE, ...]
     components: tuple[Float[Array, "component width"], ...]
 
 
@@ -74,16 +76,15 @@ def control_replacements(
     direction = random_directions(controls.seed, row_ids, x.shape[1], x.shape[2])
     for i, (reconstruction, code) in enumerate(saes):
         assert code is not None
-        sae, z = code
+        z = code.z
         error = jnp.sqrt(square(wide(x) - wide(reconstruction)))[..., None] * direction
         random = controls.random_saes[i]
         random_z = random.encode(wide(x))
-        shuffled = dataclasses.replace(sae, W_dec=sae.W_dec[controls.permutations[i]])
         components = controls.components[i].astype(x.dtype)
         out += [
             Replacement((wide(x) + error).astype(x.dtype)),
             Replacement(random.decode(random_z), Code(random, random_z)),
-            Replacement(shuffled.decode(z, x)),
+            Replacement(controls.shuffled[i].decode(z, x)),
             Replacement(mean + (x - mean) @ components.T @ components),
         ]
     return out

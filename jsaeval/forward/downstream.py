@@ -70,7 +70,7 @@ def downstream(
         targets = jnp.concatenate([tokens[:, 1:], tokens[:, -1:]], axis=1)
         counted = masks.metric & jnp.pad(masks.valid[:, 1:], [(0, 0), (0, 1)])
         constant = jnp.zeros((0, *finals.shape[2:]), finals.dtype) if zero is None else zero
-        ce, moving, still = head(lm.unembedding, finals, constant, targets)
+        ce, moving, still = head(lm.unembedding, finals, constant, targets, lm.vocab)
         ablated = jax.tree.map(lambda v: v[n], moving) if own_zero else jax.tree.map(lambda v: v[0], still)
         spliced = jax.tree.map(lambda v: v[:n], moving)
         rows |= {
@@ -116,4 +116,5 @@ def curve_tap(
         }
         return activation, {name: state[name].at[block].set(value) for name, value in seen.items()}
 
+    observe.sites = ("hook_resid_post",)
     return observe, state

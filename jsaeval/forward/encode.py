@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from jsaeval.forward.sums import code_norms, square
-from jsaeval.mesh import map_rows
+from jsaeval.mesh import DATA, MODEL, map_rows
 from jsaeval.numerics import wide
 from jsaeval.sae.module import SAE
 
@@ -31,7 +32,7 @@ def encode(
     Args:
         sae: the SAE.
         x: activations at its hook.
-        mesh: map the rows over its data axis.
+        mesh: map the rows over its data axis, and the latents over its model axis.
         precision: of matrix products.
     """
 
@@ -39,7 +40,7 @@ def encode(
         with jax.default_matmul_precision(precision):
             return sae.encode(x)
 
-    return map_rows(run, mesh)(sae, x)
+    return map_rows(run, mesh, P(DATA, None, MODEL))(sae, x)[..., : sae.d_sae]
 
 
 def norms(

@@ -37,6 +37,11 @@ def all_devices(counts: LatentCounts, axis: str) -> LatentCounts:
     return LatentCounts(lax.psum(counts.fires, axis), lax.psum(counts.total, axis), lax.pmax(counts.largest, axis))
 
 
+def first_latents(counts: LatentCounts, n: int) -> LatentCounts:
+    """Without those that only fill up the devices."""
+    return LatentCounts(*(value[:n] for value in counts))
+
+
 def no_counts(d_sae: int) -> LatentCounts:
     """The neutral element of `merge_counts` for non-negative latents."""
     return LatentCounts(

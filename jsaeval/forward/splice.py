@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jsaeval.hooks import Hook
+from jsaeval.hooks import SITES, Hook
 from jsaeval.lm.protocol import HostLM, Tap, no_tap
 
 
@@ -40,6 +40,7 @@ def at_hook(
     def record(site, block, activation, state):
         return activation, activation if site == hook.site else state
 
+    record.sites = (hook.site,)
     # The loop over blocks carries the state, so its shape has to be known before: ask the same code for it.
     width = hook_width(lm, hook.site)
     return enter(like(residual, (*residual.shape[:2], width)), record)
@@ -86,6 +87,7 @@ def suffix(
         def replace(site, block, activation, state):
             return observe(site, block, flat if site == hook.site else activation, state)
 
+        replace.sites = (hook.site, *getattr(observe, "sites", SITES))
         wide = jnp.broadcast_to(residual, (n_streams, *residual.shape)).reshape(-1, *residual.shape[1:])
         wide, state = lm.run(wide, hook.block, hook.block + 1, replace, state)
         first = hook.block + 1

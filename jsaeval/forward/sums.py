@@ -7,6 +7,7 @@ stays out. Some columns are kept apart by position bucket; their total is the su
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jsaeval.mesh import summed
 from jsaeval.numerics import wide
 from jsaeval.sae.module import SAE
 
@@ -43,7 +44,8 @@ def code_norms(sae: SAE, z: Float[Array, "*batch latent"]) -> tuple[Array, Array
     """Per token: `l0`, `l1` and `l1_scaled` of the latents (METRICS.md)."""
     size = jnp.abs(wide(z))
     decoder_norm = jnp.linalg.norm(wide(sae.W_dec), axis=-1)
-    return jnp.count_nonzero(z, axis=-1), jnp.sum(size, axis=-1), size @ decoder_norm
+    l0, l1, l1_scaled = jnp.count_nonzero(z, axis=-1), jnp.sum(size, axis=-1), size @ decoder_norm
+    return summed(l0), summed(l1), summed(l1_scaled)
 
 
 def norm_sums(sae: SAE, z: Float[Array, "row position latent"], mask: Bool[Array, "row position"]) -> dict[str, Array]:

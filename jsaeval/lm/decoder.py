@@ -8,7 +8,8 @@ positions, biases everywhere, a plain GELU MLP, tied embeddings. GPT-NeoX and Py
 
 Stacked blocks make the loop over them one compiled body, and a *traced* block range makes one program serve every
 hook. Queries, keys and values are one matrix, grouped by key-value head, so that it is one matrix product and can still
-be cut along heads; the gate and the up-projection likewise along the hidden width.
+be split along heads; the gate and the up-projection likewise along the hidden width. `jsaeval.mesh` says how they are
+split over devices, and what `summed` is.
 """
 
 import functools
@@ -21,21 +22,24 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jsaeval.lm.card import LMCard
 from jsaeval.lm.config import DecoderConfig
-from jsaeval.lm.protocol import Block, Tap, no_tap
+from jsaeval.lm.protocol import Block, Tap, looks_at, no_tap
 from jsaeval.lm.rotary import rotate
+from jsaeval.mesh import joined, looked_up, own_part, splits_by_name, summed
 from jsaeval.numerics import wide, wide_dtype
 
 
+@splits_by_name
 class Blocks(eqx.Module):
     """Weights of all blocks.
 
-    `part` of `qkv`: the queries of one key-value head, then its key, then its value. `branch` of `up`: the gate and
-    the up-projection, or the up-projection alone.
+    `part` of `qkv`: the queries of one key-value head, then its key, then its value; `group_width` of `out`: what the
+    heads of these queries write, one after the other. `branch` of `up`: the gate and the up-projection, or the
+    up-projection alone.
     """
 
     attn_norm: Float[Array, "block d_model"]
     qkv: Float[Array, "block d_model kv_head part d_head"]
-    out: Float[Array, "block head_width d_model"]
+    out: Float[Array, "block kv_head group_width d_model"]
     mlp_norm: Float[Array, "block d_model"]
     up: Float[Array, "block d_model branch d_mlp"]
     down: Float[Array, "block d_mlp d_model"]
@@ -49,6 +53,7 @@ class Blocks(eqx.Module):
     down_bias: Float[Array, "block d_model"] | None = None
 
 
+@splits_by_name
 class Decoder(eqx.Module):
     """A `jsaeval.lm.protocol.HostLM`; see there for what each method promises."""
 
@@ -79,7 +84,7 @@ class Decoder(eqx.Module):
         return self.embedding if self.lm_head is None else self.lm_head
 
     def embed(self, tokens: Int[Array, "row position"]) -> Float[Array, "row position d_model"]:
-        residual = jnp.take(self.embedding, tokens, axis=0)
+        residual = looked_up(lambda index: jnp.take(self.embedding, index, axis=0), tokens, self.embedding)
         if self.positions is not None:
             residual += self.positions[None, : tokens.shape[1]]
         return residual
@@ -112,8 +117,9 @@ class Decoder(eqx.Module):
         residual, state = tap("hook_resid_pre", index, residual, state)
 
         z = self._attention(w, self._norm(residual, w.attn_norm, w.attn_norm_bias), window)
-        z, state = tap("attn.hook_z", index, z, state)
-        attn_out, state = tap("hook_attn_out", index, add(z @ w.out, w.out_bias), state)
+        z, state = self._tap_heads(z, index, tap, state)
+        attn_out = add(summed(jnp.einsum("btgw,gwd->btd", z, w.out)), w.out_bias)
+        attn_out, state = tap("hook_attn_out", index, attn_out, state)
         after = residual + attn_out
         if not self.config.parallel:
             residual, state = tap("hook_resid_mid", index, after, state)
@@ -128,20 +134,30 @@ class Decoder(eqx.Module):
         hidden = _ACTIVATIONS[self.config.activation](branches[:, :, 0])
         if self.config.gated:
             hidden *= branches[:, :, 1]
-        return add(hidden @ weights.down, weights.down_bias)
+        return add(summed(hidden @ weights.down), weights.down_bias)
 
-    def _attention(self, weights, x, window) -> Float[Array, "row position head_width"]:
+    def _tap_heads(self, z: Float[Array, "row position kv_head group_width"], index, tap, state):
+        """The tap sees the heads of all devices, flattened."""
+        if not looks_at(tap, "attn.hook_z"):
+            return z, state
+        row, position, _, group_width = z.shape
+        flat = joined(z, axis=2)[:, :, : self.config.n_kv_heads].reshape(row, position, -1)
+        flat, state = tap("attn.hook_z", index, flat, state)
+        return own_part(flat.reshape(row, position, -1, group_width), z, axis=2), state
+
+    def _attention(self, weights, x, window) -> Float[Array, "row position kv_head group_width"]:
         row, position, _ = x.shape
         config = self.config
         qkv = add(jnp.einsum("btd,dgph->btgph", x, weights.qkv), weights.qkv_bias)
-        q = qkv[..., :-2, :].reshape(row, position, config.n_heads, config.d_head)
+        heads = qkv.shape[2], config.queries_per_kv, config.d_head
+        q = qkv[..., :-2, :].reshape(row, position, -1, config.d_head)
         k, v = qkv[..., -2, :], qkv[..., -1, :]
         if weights.q_norm is not None:
             q = normalise(q, weights.q_norm, None, config.norm_eps)
             k = normalise(k, weights.k_norm, None, config.norm_eps)
         q, k = rotate(q, self.rope_frequency), rotate(k, self.rope_frequency)
-        q = q.reshape(row, position, config.n_kv_heads, config.queries_per_kv, config.d_head)
-        return attend(q, k, v, _causal(position, window)).reshape(row, position, config.n_heads * config.d_head)
+        z = attend(q.reshape(row, position, *heads), k, v, _causal(position, window))
+        return z.reshape(row, position, heads[0], -1)
 
 
 _ACTIVATIONS = {

@@ -43,7 +43,7 @@ NAMES = (*NAMED, *SHIPPED)
 
 _Read = tuple[DecoderConfig, dict[str, np.ndarray], tuple[int | None, int | None, int | None], str]
 
-_LAYOUT = "2"  # of the cached arrays; raise it when `jsaeval.lm.weights` changes their order
+_LAYOUT = "3"  # of the cached arrays; raise it when `jsaeval.lm.weights` changes their order
 
 
 def load_lm(name: str | Path, dtype: DTypeLike = jnp.float32) -> Decoder:

@@ -29,6 +29,11 @@ def no_tap(site: str, block: Block, activation: Array, state: PyTree) -> tuple[A
     return activation, state
 
 
+def looks_at(tap: Tap, site: str) -> bool:
+    """Whether a tap may do anything at a site: a tap may say so in an attribute `sites`, which can save work."""
+    return tap is not no_tap and site in getattr(tap, "sites", (site,))
+
+
 @runtime_checkable
 class HostLM(Protocol):
     """A causal language model cut into pieces that can be run separately.

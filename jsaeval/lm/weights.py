@@ -76,7 +76,7 @@ def stack(config: DecoderConfig, tensors: Tensors) -> dict[str, np.ndarray]:
             "attn_norm": need(f"{layer}.input_layernorm.weight", c.d_model),
             "mlp_norm": need(f"{layer}.post_attention_layernorm.weight", c.d_model),
             "qkv": _by_kv_head(c, *projections).transpose(3, 0, 1, 2),
-            "out": need(f"{attn}.o_proj.weight", c.d_model, head_rows["q"]).T,
+            "out": need(f"{attn}.o_proj.weight", c.d_model, head_rows["q"]).T.reshape(c.n_kv_heads, -1, c.d_model),
             "up": np.stack(ups, axis=1),
             "down": need(f"{mlp}.down_proj.weight", c.d_model, c.d_mlp).T,
         }

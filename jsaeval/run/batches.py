@@ -1,4 +1,4 @@
-"""The rows of a run as batches on the devices, the LM on the devices, and the clock."""
+"""The rows of a run as batches on the devices, and the clock."""
 
 import dataclasses
 import time
@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import equinox as eqx
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Integer, PyTree
+from jaxtyping import Array, Integer
 
 from jsaeval.corpus.masks import Masks
-from jsaeval.lm.protocol import HostLM
-from jsaeval.mesh import DATA, replicate, shard_rows
+from jsaeval.mesh import DATA, shard_rows
 from jsaeval.run.state import PassState
 
 
@@ -92,23 +90,6 @@ class Batches:
 
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:
     return np.pad(rows, [(0, size - len(rows))] + [(0, 0)] * (rows.ndim - 1))
-
-
-@dataclass(frozen=True)
-class Model:
-    """An LM cut into its arrays, which cross `jit`, and the rest of the pytree, which may hold anything."""
-
-    arrays: PyTree
-    rest: PyTree
-
-    @classmethod
-    def place(cls, lm: HostLM, mesh: Mesh) -> "Model":
-        """With its arrays on every device of the mesh."""
-        arrays, rest = eqx.partition(lm, eqx.is_array)
-        return cls(replicate(arrays, mesh), rest)
-
-    def whole(self, arrays: PyTree) -> HostLM:
-        return eqx.combine(arrays, self.rest)
 
 
 @dataclass

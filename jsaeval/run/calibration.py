@@ -4,12 +4,15 @@ It fixes the mean of x, the scale of `expected_average` SAEs, each SAE's L0, and
 on batch size or devices.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from jsaeval.errors import InputError
@@ -17,10 +20,10 @@ from jsaeval.forward.calibrate import code_moments, hook_sums, zero_final, zero_
 from jsaeval.forward.controls import Controls, random_sae
 from jsaeval.forward.splice import at_hook
 from jsaeval.hooks import Hook
-from jsaeval.mesh import map_rows, replicate
-from jsaeval.run.batches import Batch, Batches, Clock, Model, Programs
+from jsaeval.mesh import map_rows, place, replicate
+from jsaeval.run.batches import Batch, Batches, Clock, Programs
+from jsaeval.run.placed import Dictionaries, Model
 from jsaeval.run.state import Calibrated
-from jsaeval.sae.module import SAE
 from jsaeval.stats.table import exact
 
 
@@ -104,10 +107,16 @@ def _on(batches: Batches, mean: np.ndarray) -> Array:
 
 
 def fit_controls(
-    model: Model, hook: Hook, saes: tuple[SAE, ...], calibration: Calibration, seed: int, precision: str, clock: Clock
+    model: Model,
+    hook: Hook,
+    placed: Dictionaries,
+    calibration: Calibration,
+    seed: int,
+    precision: str,
+    clock: Clock,
 ) -> Controls:
     """Controls of each SAE: its L0 on the calibration rows, and what is as sparse or as small."""
-    batches, mean = calibration.batches, calibration.mean
+    batches, mean, saes = calibration.batches, calibration.mean, placed.saes
     block = replicate(jnp.int32(hook.block), batches.mesh)
 
     def enter(shared, tokens: Int[Array, "row position"], residual: Array | None):
@@ -135,16 +144,19 @@ def fit_controls(
     _, vectors = np.linalg.eigh(covariance)
     tokens, host_mean = np.concatenate(sample), np.asarray(mean)
     draw = jax.jit(random_sae, static_argnums=(0, 1))
-    random, permutations, components = [], [], []
-    for sae, mean_l0 in zip(saes, l0, strict=True):
-        part = tokens[: max(1, SAMPLE_NUMBERS // sae.d_sae)]
+    random, shuffled, components = [], [], []
+    for sae, size, mean_l0 in zip(saes, placed.sizes, l0, strict=True):
+        part = tokens[: max(1, SAMPLE_NUMBERS // size)]
         with jax.default_matmul_precision(precision):
-            random.append(draw(seed, sae.d_sae, np.float32(mean_l0), host_mean, part))
-        permutations.append(jnp.asarray(np.random.default_rng(seed).permutation(sae.d_sae), jnp.int32))
+            random.append(draw(seed, size, np.float32(mean_l0), host_mean, part))
+        order = np.arange(sae.d_sae, dtype=np.int32)
+        order[:size] = np.random.default_rng(seed).permutation(size)
+        reorder = jax.jit(lambda rows, order: rows[order], out_shardings=sae.W_dec.sharding)
+        shuffled.append(dataclasses.replace(sae, W_dec=reorder(sae.W_dec, order)))
         k = min(max(1, round(float(mean_l0))), len(vectors))
-        components.append(jnp.asarray(vectors[:, ::-1][:, :k].T, jnp.float32))
-    controls = Controls(jnp.int32(seed), mean, tuple(random), tuple(permutations), tuple(components))
-    return replicate(controls, batches.mesh)
+        components.append(replicate(np.asarray(vectors[:, ::-1][:, :k].T, np.float32), batches.mesh))
+    random = place(tuple(random), batches.mesh)
+    return Controls(replicate(jnp.int32(seed), batches.mesh), mean, random, tuple(shuffled), tuple(components))
 
 
 def constant_zero(model: Model, hook: Hook, batches: Batches, precision: str, clock: Clock) -> Array | None:
@@ -154,10 +166,12 @@ def constant_zero(model: Model, hook: Hook, batches: Batches, precision: str, cl
     longest = int(batches.masks.valid.sum(axis=1).argmax())
     row = np.asarray(batches.tokens[longest : longest + 1], np.int32)
 
-    def ablate(arrays, block, tokens, mask):
+    def ablate(shared, tokens: Int[Array, "row position"], mask: Bool[Array, "row position"]):
+        arrays, block = shared
         with jax.default_matmul_precision(precision):
             return zero_final(model.whole(arrays), Hook(block, hook.site), tokens, mask)
 
-    inputs = jnp.int32(hook.block), row, batches.masks.splice[longest : longest + 1]
-    arguments = (model.arrays, *replicate(inputs, batches.mesh))
-    return clock.compile(jax.jit(ablate), *arguments)(*arguments)
+    block, *inputs = replicate((jnp.int32(hook.block), row, batches.masks.splice[longest : longest + 1]), batches.mesh)
+    arguments = ((model.arrays, block), *inputs)
+    step = jax.jit(map_rows(ablate, batches.mesh), out_shardings=NamedSharding(batches.mesh, P()))
+    return clock.compile(step, *arguments)(*arguments)

@@ -4,7 +4,6 @@ The host prepares and fetches while the device works: a batch is dispatched befo
 waited for. Programs are compiled ahead, so that measured speed is the speed of the steady state.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,16 +17,17 @@ from jsaeval.corpus.masks import Masks
 from jsaeval.errors import InputError
 from jsaeval.forward.batch import GROUPS, Known, batch_statistics
 from jsaeval.forward.controls import RUN_CONTROLS, SAE_CONTROLS, Controls
-from jsaeval.forward.latents import merge_counts, no_counts
+from jsaeval.forward.latents import merge_counts
 from jsaeval.hooks import Hook
 from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import replicate
-from jsaeval.run.batches import Batch, Batches, Clock, Model, Programs, default_batch
+from jsaeval.run.batches import Batch, Batches, Clock, Programs, default_batch
 from jsaeval.run.calibration import Progress, calibrate, constant_zero, fit_controls
 from jsaeval.run.checkpoint import Checkpoints
 from jsaeval.run.lm_cache import LMCache, LMSide
+from jsaeval.run.placed import Dictionaries, Model
 from jsaeval.run.state import Calibrated, PassState
-from jsaeval.sae.module import SAE, SAECard
+from jsaeval.sae.module import SAE
 from jsaeval.stats.table import Collector, Table
 
 
@@ -108,8 +108,7 @@ def measure(
     if saved is not None and saved.rows == len(tokens):
         return _measured(saved)
     clock, model = Clock.after(saved), Model.place(lm, mesh)
-    # Cards are static fields: without them, SAEs of one shape share one compiled program.
-    placed: tuple[SAE, ...] = replicate(tuple(dataclasses.replace(sae, card=SAECard()) for sae in saes), mesh)
+    placed = Dictionaries.place(saes, mesh)
     groups, n_saes = frozenset(setting.groups), len(saes)
     n_streams, n_controls = 1 + n_saes, len(RUN_CONTROLS) + n_saes * len(SAE_CONTROLS)
     size = setting.batch or default_batch(tokens.shape[1], mesh)
@@ -132,14 +131,14 @@ def measure(
         if (
             "reconstruction" in groups
             or batches.control_rows
-            or any(s.input_norm == "expected_average" for s in placed)
+            or any(sae.input_norm == "expected_average" for sae in saes)
         ):
             # Controls are made from calibration anew while some of their rows are left to do.
             known = saved.calibrated if saved is not None and saved.rows >= batches.control_rows else None
             calibration = calibrate(model, hook, batches, setting.precision, clock, calibrating, side.residual, known)
             fixed.calibrated, fixed.residuals = calibration.result, calibration.residuals or {}
             fixed.mean = calibration.mean
-            placed = tuple(sae.with_scale(calibration.result.mean_norm) for sae in placed)
+            placed = placed.with_scale(calibration.result.mean_norm)
             if batches.done < batches.control_rows:
                 fixed.controls = fit_controls(model, hook, placed, calibration, setting.seed, setting.precision, clock)
         if "loss" in groups:
@@ -175,7 +174,7 @@ class Fixed:
 
 def _main_pass(
     model: Model,
-    saes: tuple[SAE, ...],
+    placed: Dictionaries,
     hook: Hook,
     batches: Batches,
     fixed: Fixed,
@@ -187,7 +186,7 @@ def _main_pass(
     saved: PassState | None,
 ) -> PassState:
     """All batches that are not done yet → the state of the pass when all are."""
-    n_saes, tokens, mesh = len(saes), batches.tokens, batches.mesh
+    n_saes, tokens, mesh = len(placed.saes), batches.tokens, batches.mesh
 
     def step(counts, shared, per_row):
         arrays, saes, block, mean, zero, controls = shared
@@ -211,7 +210,7 @@ def _main_pass(
         return tuple(map(merge_counts, counts, out.latents)), (out.rows, out.saes, out.vectors), out.known
 
     def fresh_counts():
-        return replicate(tuple(no_counts(sae.d_sae) for sae in saes if "latents" in setting.groups), mesh)
+        return placed.no_counts() if "latents" in setting.groups else ()
 
     everything = Collector(None if saved is None else saved.table)
     of_controls = Collector(None if saved is None else saved.controls)
@@ -228,13 +227,13 @@ def _main_pass(
     def state() -> PassState:
         while pending:
             collect(*pending.pop(0))
-        controls, host = None if of_controls.empty else of_controls.table(), jax.tree.map(np.array, counts)
+        controls, host = None if of_controls.empty else of_controls.table(), placed.fetch(counts)
         times = clock.compile_s, clock.run_s()
         return PassState(everything.table(), controls, host, n_done, batches.size, fixed.calibrated, *times)
 
     program, counts, n_done = Programs(jax.jit(step, donate_argnums=0), clock), fresh_counts(), 0
     if saved is not None:
-        n_done, counts = saved.batches, replicate(saved.counts, mesh)
+        n_done, counts = saved.batches, placed.put(saved.counts)
         progress("measuring", batches.done * tokens.shape[1], tokens.size)
     block = replicate(jnp.int32(hook.block), mesh)
     for batch in batches:
@@ -243,17 +242,17 @@ def _main_pass(
             known = known._replace(residual=fixed.residuals.pop(batch.start))
         if "curve" in setting.groups:  # the clean stream runs in any case
             known = known._replace(final=None)
-        shared = model.arrays, saes, block, fixed.mean, fixed.zero, fixed.controls if batch.control else None
+        shared = model.arrays, placed.saes, block, fixed.mean, fixed.zero, fixed.controls if batch.control else None
         counts, lines, found = program(batch.control, counts, shared, (batch.tokens, batch.masks, known, batch.row_ids))
         pending.append((batch, lines, found))
         if len(pending) > 1:
             collect(*pending.pop(0))
         n_done += 1
         if n_done % FLUSH_EVERY == 0:
-            everything.add_latents(counts)
+            everything.add_latents(placed.fetch(counts))
             counts = fresh_counts()
         if batch.start + batch.n_rows < len(tokens):
             checkpoints.offer(hook.name, state)
-    everything.add_latents(counts)
+    everything.add_latents(placed.fetch(counts))
     counts = ()
     return state()

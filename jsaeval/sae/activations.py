@@ -5,6 +5,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jsaeval.mesh import is_split
+from jsaeval.sae.selection import topk_mask
+
 
 def relu(pre: Float[Array, "*batch latent"]) -> Float[Array, "*batch latent"]:
     """max(pre, 0)."""
@@ -17,6 +20,8 @@ def topk(pre: Float[Array, "*batch latent"], k: int) -> Float[Array, "*batch lat
     Gao et al. 2024 (arXiv 2406.04093, §2.3). Among equal values at the edge, those with the lowest index are kept, in
     the order of `lax.top_k`.
     """
+    if is_split(pre):
+        return jnp.where(topk_mask(lax.stop_gradient(pre), k), jax.nn.relu(pre), jnp.zeros((), pre.dtype))
     # Without barriers XLA sees that only the last value is used and sorts everything: 20 times slower on a CPU. One
     # barrier around both would do, but crashes the compiler of jaxlib 0.10 where the program is partitioned.
     values, indices = map(lax.optimization_barrier, lax.top_k(lax.stop_gradient(pre), k))

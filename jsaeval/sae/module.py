@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
+from jsaeval.mesh import splits_by_name, summed
 from jsaeval.sae import activations
 from jsaeval.sae.normalise import InputNorm, normalise, restore
 
@@ -38,6 +39,7 @@ class SAECard:
     declared: str = "{}"
 
 
+@splits_by_name
 class SAE(eqx.Module):
     """A sparse autoencoder; a pytree of its weights.
 
@@ -99,7 +101,7 @@ class SAE(eqx.Module):
 
     def decode(self, z: Float[Array, "*batch latent"], x: Array | None = None) -> Float[Array, "*batch d_out"]:
         """The reconstruction x̂ of latents z. SAEs that normalise each activation need x to undo it."""
-        y = z @ self.W_dec
+        y = summed(z @ self.W_dec)
         return restore(y + jnp.broadcast_to(self.b_dec, y.shape), x, self.input_norm)
 
     def astype(self, dtype: DTypeLike) -> "SAE":

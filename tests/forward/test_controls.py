@@ -32,10 +32,10 @@ def make_controls(seed=3) -> Controls:
     rng = np.random.default_rng(seed)
     saes = [tiny_sae(kind) for kind in KINDS]
     random = [tiny_sae("jumprelu", seed=9 + i, d_sae=sae.d_sae) for i, sae in enumerate(saes)]
-    permutations = [jnp.asarray(rng.permutation(sae.d_sae), jnp.int32) for sae in saes]
+    shuffled = [dataclasses.replace(sae, W_dec=jnp.asarray(rng.permutation(sae.W_dec))) for sae in saes]
     components = [jnp.asarray(np.linalg.qr(rng.standard_normal((16, k)))[0].T, jnp.float32) for k in (3, 5)]
     mean = jnp.asarray(rng.standard_normal(16), jnp.float32)
-    return Controls(jnp.int32(seed), mean, tuple(random), tuple(permutations), tuple(components))
+    return Controls(jnp.int32(seed), mean, tuple(random), tuple(shuffled), tuple(components))
 
 
 def as_replacement(name, controls, i, sae, row_id):
@@ -55,8 +55,7 @@ def as_replacement(name, controls, i, sae, row_id):
         if name == "random_sae":
             return oracle.sae_oracle(controls.random_saes[i], x)
         if name == "permuted_decoder":
-            order = np.asarray(controls.permutations[i])
-            shuffled = np.asarray(sae.W_dec, np.float64)[order]
+            shuffled = np.asarray(controls.shuffled[i].W_dec, np.float64)
             return nothing, z @ shuffled + np.asarray(sae.b_dec, np.float64)
         components = np.asarray(controls.components[i], np.float64)
         return nothing, mean + (x - mean) @ components.T @ components
