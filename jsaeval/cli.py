@@ -8,20 +8,24 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
+import jax
 import tyro
 from rich.console import Console
 
+from jsaeval import processes
 from jsaeval.cache import atomic, keep_programs
 from jsaeval.errors import InputError, nearest
 from jsaeval.lm.load import load_lm
+from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import make_mesh
 from jsaeval.report.compared import compared, show_compared
 from jsaeval.report.describe import describe
@@ -34,7 +38,7 @@ from jsaeval.run.checkpoint import FOLDER as CHECKPOINTS
 from jsaeval.run.checkpoint import Checkpoints, Ended, Stopped, unfinished
 from jsaeval.run.compare import compare
 from jsaeval.run.engine import Setting
-from jsaeval.run.evaluate import Failed, evaluate
+from jsaeval.run.evaluate import Failed, Results, evaluate
 from jsaeval.run.folder import PAGE, REPORT, claim, ended, read_report, write, write_rendered
 from jsaeval.run.plan import Plan, read_config
 from jsaeval.run.saes import find_saes, load_saes
@@ -113,6 +117,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("jsaeval: interrupted; nothing was written", file=sys.stderr)
         return 130
+    except jax.errors.JaxRuntimeError:
+        if processes.count() == 1:
+            raise
+        _end_without(processes.missing())
 
 
 def parse(argv: list[str]) -> Run | Compare | Report | Show:
@@ -173,60 +181,88 @@ def _run(command: Run) -> int:
     plan.check()
     names, notes = find_saes(plan.sae or _shipped(plan.lm))
     plan = dataclasses.replace(plan, sae=names if plan.sae else ())
+    processes.start(plan.processes)
     keep_programs()
-    folder = claim(plan)
+    folder = Path(processes.from_first(lambda: str(claim(plan))))
     try:
         made = _measured(plan, names, notes, folder)
     except Ended:
-        print(f"jsaeval: {folder}: this run came to its end before; its report again", file=sys.stderr)
-        made = read_report(folder)
+        made = processes.from_first(lambda: read_report(folder))
+        _say(f"{folder}: this run came to its end before; its report again")
     except (Stopped, KeyboardInterrupt) as stop:
         kept = f"add --resume --out {folder} to go on" if unfinished(folder) else "nothing was written"
-        print(f"jsaeval: {'stopped' if isinstance(stop, Stopped) else 'interrupted'}; {kept}", file=sys.stderr)
+        _say(f"{'stopped' if isinstance(stop, Stopped) else 'interrupted'}; {kept}")
         return 143 if isinstance(stop, Stopped) else 130
-    write_rendered(folder, page(made), tidy(made))
-    show_report(made, Console(width=None if sys.stdout.isatty() else 120))
-    print(f"\n{folder / REPORT}\n{folder / PAGE}")
+    if processes.is_first():
+        write_rendered(folder, page(made), tidy(made))
+        show_report(made, Console(width=None if sys.stdout.isatty() else 120))
+        print(f"\n{folder / REPORT}\n{folder / PAGE}")
     return 3 if any("error" in sae for sae in made["saes"]) else 0
+
+
+def _say(line: str) -> None:
+    if processes.is_first():
+        print(f"jsaeval: {line}", file=sys.stderr)
 
 
 def _measured(plan: Plan, names: Sequence[str], notes: Sequence[str], folder: Path) -> dict[str, Any]:
     """The report of a run, when it and the tables are in the folder."""
-    groups, mesh = plan.groups(), make_mesh(*plan.mesh_shape())
-    with Progress() as progress, stop_signal() as stop:
-        checkpoints = Checkpoints(
-            folder / CHECKPOINTS, plan.checkpoint_every, plan.identity(), plan.resume, ended(folder), stop, progress.say
-        )
+    before = processes.from_first(lambda: ended(folder))
+    with Progress(quiet=not processes.is_first()) as progress, stop_signal() as stop:
+        home, identity = folder / CHECKPOINTS, plan.identity()
+        checkpoints = Checkpoints(home, plan.checkpoint_every, identity, plan.resume, before, stop, progress.say)
         for note in notes:
             progress.say(note)
         progress.say(f"loading {plan.lm}")
-        lm = load_lm(plan.lm, plan.dtype)
-        loaded = load_saes(names, plan.hook, plan.dtype, lm)
-        good = [entry for entry in loaded if isinstance(entry, SAE)]
-        if not good:
-            raise InputError("; ".join(entry.error for entry in loaded if isinstance(entry, Failed)))
-        results = evaluate(
-            lm,
-            good,
-            corpus=plan.corpus,
-            tokens=plan.tokens,
-            rows=plan.rows,
-            context=plan.context,
-            hook=plan.hook,
-            metric_mask=plan.metric_mask,
-            splice_mask=plan.splice_mask,
-            setting=Setting(plan.batch, groups, plan.precision, plan.control_rows if plan.controls else 0, plan.seed),
-            mesh=mesh,
-            lm_cache=None if plan.lm_cache == "off" else plan.lm_cache,
-            checkpoints=checkpoints,
-            progress=progress,
-        )
-        done = iter(results.entries)
-        entries = tuple(next(done) if isinstance(entry, SAE) else entry for entry in loaded)
-        results = dataclasses.replace(results, entries=entries)
+        try:
+            lm = load_lm(plan.lm, plan.dtype)
+            loaded = load_saes(names, plan.hook, plan.dtype, lm)
+            results = _evaluated(plan, lm, loaded, checkpoints, progress)
+        except InputError:
+            if not checkpoints.opened:  # the other processes wait for this one
+                processes.agree(None)
+            raise
         made = report(results, dataclasses.asdict(plan))
-        write(folder, plan, made, results)
+        if processes.is_first():
+            write(folder, plan, made, results)
     return made
+
+
+def _evaluated(
+    plan: Plan, lm: HostLM, loaded: Sequence[SAE | Failed], checkpoints: Checkpoints, progress: Progress
+) -> Results:
+    """Results of the SAEs that could be loaded, and the failures of the others, in the order of `loaded`."""
+    good = [entry for entry in loaded if isinstance(entry, SAE)]
+    if not good:
+        raise InputError("; ".join(entry.error for entry in loaded if isinstance(entry, Failed)))
+    controls = plan.control_rows if plan.controls else 0
+    results = evaluate(
+        lm,
+        good,
+        corpus=plan.corpus,
+        tokens=plan.tokens,
+        rows=plan.rows,
+        context=plan.context,
+        hook=plan.hook,
+        metric_mask=plan.metric_mask,
+        splice_mask=plan.splice_mask,
+        setting=Setting(plan.batch, plan.groups(), plan.precision, controls, plan.seed),
+        mesh=make_mesh(*plan.mesh_shape()),
+        lm_cache=None if plan.lm_cache == "off" else plan.lm_cache,
+        checkpoints=checkpoints,
+        progress=progress,
+    )
+    done = iter(results.entries)
+    entries = tuple(next(done) if isinstance(entry, SAE) else entry for entry in loaded)
+    return dataclasses.replace(results, entries=entries)
+
+
+def _end_without(gone: Sequence[int]) -> NoReturn:
+    """End at once: the ordinary way out waits for processes that are gone."""
+    who = ", ".join(map(str, gone)) or "none that can be named"
+    print(f"jsaeval: process {who} of {processes.count()} is gone; start all again with --resume", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _shipped(lm: str) -> tuple[str, ...]:

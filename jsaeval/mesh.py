@@ -12,6 +12,7 @@ whole weights, where there is nothing to sum. Outside, arrays are global.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, get_args
 
@@ -88,14 +89,18 @@ def _specs_of_leaves(tree: PyTree) -> list[P]:
             value = getattr(leaf, field.name)
             if field.metadata.get("static") or value is None:
                 continue
-            named = next(
-                (hint.dim_str for hint in (field.type, *get_args(field.type)) if hasattr(hint, "dim_str")), None
-            )
-            if named is None:
+            axes = _named_axes(field.type)
+            if axes is None:
                 out += _specs_of_leaves(value)
             else:
-                out.append(P(*(AXES.get(axis) for axis in named.split())))
+                out.append(P(*(AXES.get(axis) for axis in axes.split())))
     return out
+
+
+def _named_axes(hint: Any) -> str | None:
+    """The axes of `Float[Array, "latent d_in"] | None`: "latent d_in"."""
+    named = (option for option in (hint, *get_args(hint)) if hasattr(option, "dim_str"))
+    return next((option.dim_str for option in named), None)
 
 
 def padded(tree: PyTree, mesh: Mesh, spec: P | None = None) -> PyTree:
@@ -120,12 +125,38 @@ def shardings(tree: PyTree, mesh: Mesh) -> PyTree:
 def place(tree: PyTree, mesh: Mesh, spec: P | None = None) -> PyTree:
     """Put a pytree of arrays on the devices of a mesh, padded and split as `specs`, or as `spec` for all of them."""
     tree = padded(tree, mesh, spec)
-    return jax.device_put(tree, shardings(tree, mesh) if spec is None else NamedSharding(mesh, spec))
+    return _put(
+        tree, shardings(tree, mesh) if spec is None else jax.tree.map(lambda x: NamedSharding(mesh, spec), tree)
+    )
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Put every array of a pytree on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    return _put(tree, jax.tree.map(lambda x: NamedSharding(mesh, P()), tree))
+
+
+def _put(tree: PyTree, places: PyTree) -> PyTree:
+    """Every process has the whole of each array, and hands over what its devices hold."""
+
+    def put(x: Any, sharding: NamedSharding) -> Array:
+        if sharding.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put, tree, places)
+
+
+def on_host(x: Any) -> np.ndarray:
+    """The whole of an array, in every process."""
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+        x = _everywhere(x.sharding.mesh)(x)  # type: ignore
+    return np.asarray(x)
+
+
+@functools.lru_cache
+def _everywhere(mesh: Mesh) -> Callable:
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))
 
 
 def shard_rows(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -21,6 +21,7 @@ LAYERS = (
     "lm",
     "sae",
     "mesh",
+    "processes",
     "hooks",
     "cache",
     "numerics",

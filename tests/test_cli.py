@@ -137,7 +137,7 @@ def test_without_out_a_fresh_folder_is_made(here):
         (["--metrics", "norm"], "'norm': no such group; did you mean 'norms'"),
         (["--metric-mask", "al"], "al"),
         (["--mesh", "9,1"], "there are 8 devices"),
-        (["--mesh", "1,2"], "the model axis is not built yet"),
+        (["--mesh", "4,4"], "16 devices are needed, there are 8"),
         (["--mesh", "x"], "DATA,MODEL was expected"),
         (["--lm", "nolm"], "no such language model"),
         (["--sae", "nosae"], "no such file, folder or name"),

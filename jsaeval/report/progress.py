@@ -10,8 +10,8 @@ from rich.progress import Progress as RichProgress
 class Progress:
     """A context manager; called as `jsaeval.run.engine.measure` calls its `progress`."""
 
-    def __init__(self, console: Console | None = None, line_every: float = 5.0):
-        self._console = console or Console(stderr=True)
+    def __init__(self, console: Console | None = None, line_every: float = 5.0, quiet: bool = False):
+        self._console = console or Console(stderr=True, quiet=quiet)
         self._line_every = line_every
         columns = (
             TextColumn("{task.description:12}"),

@@ -20,7 +20,7 @@ from jsaeval.forward.calibrate import code_moments, hook_sums, zero_final, zero_
 from jsaeval.forward.controls import Controls, random_sae
 from jsaeval.forward.splice import at_hook
 from jsaeval.hooks import Hook
-from jsaeval.mesh import map_rows, place, replicate
+from jsaeval.mesh import map_rows, on_host, place, replicate
 from jsaeval.run.batches import Batch, Batches, Clock, Programs
 from jsaeval.run.placed import Dictionaries, Model
 from jsaeval.run.state import Calibrated
@@ -138,11 +138,11 @@ def fit_controls(
         counts, products = measure(batch.control, saes, mean, x, batch.masks.metric)
         l0, covariance = l0 + exact(counts), covariance + exact(products)
         if wanted > 0:
-            sample.append(np.asarray(x, np.float32)[np.asarray(batch.masks.metric)][:wanted])
+            sample.append(on_host(x).astype(np.float32)[on_host(batch.masks.metric)][:wanted])
             wanted -= len(sample[-1])
     l0 = l0 / calibration.result.tokens
     _, vectors = np.linalg.eigh(covariance)
-    tokens, host_mean = np.concatenate(sample), np.asarray(mean)
+    tokens, host_mean = np.concatenate(sample), calibration.result.mean
     draw = jax.jit(random_sae, static_argnums=(0, 1))
     random, shuffled, components = [], [], []
     for sae, size, mean_l0 in zip(saes, placed.sizes, l0, strict=True):

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from jsaeval import processes
 from jsaeval.cache import atomic
 from jsaeval.errors import InputError
 from jsaeval.run.state import PassState
@@ -71,7 +72,7 @@ class Checkpoints:
         stop: Callable[[], bool] = lambda: False,
         say: Callable[[str], None] = lambda line: None,
     ):
-        self.folder, self.every, self.resumed_rows = folder, every, 0
+        self.folder, self.every, self.resumed_rows, self.opened = folder, every, 0, False
         self._stop, self._say = stop, say
         self._identity: Identity = {"plan": dict(plan or {})}
         self._before = None if ended is None or not resume else self._identity | ended
@@ -85,10 +86,13 @@ class Checkpoints:
         """Begin: say what the run is a run of.
 
         Raises:
-            InputError: what it was to go on from is another run; the difference is named.
+            InputError: what it was to go on from is another run; the difference is named. Or other processes are about
+                to do something else.
             Ended: there is nothing left to do.
         """
         self._identity |= identity
+        self.opened = True
+        processes.agree(self._identity)
         self._check(self._identity)
         if self._ended:
             raise Ended
@@ -97,16 +101,21 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def _read_newest(self, folder: Path) -> None:
-        for path in reversed(_files(folder)):
-            self._number = max(self._number, int(path.name.partition("-")[0]))
-            found = _read(path)
-            if found is None:
-                self._say(f"{path}: damaged; going back to the one before it")
-                continue
+        """Of the first process, which writes them; the others may not even see the folder."""
+        content = processes.broadcast(self._newest(folder) if processes.is_first() else b"")
+        if found := _unpack(content):
             (self._before, self._passes), self._ended = found, False
             self.resumed_rows = sum(state.rows for state in self._passes.values())
             self._check({"plan": self._identity["plan"]})
-            return
+
+    def _newest(self, folder: Path) -> bytes:
+        """The newest checkpoint that is whole; nothing where there is none."""
+        for path in reversed(_files(folder)):
+            self._number = max(self._number, int(path.name.partition("-")[0]))
+            if content := _read(path):
+                return content
+            self._say(f"{path}: damaged; going back to the one before it")
+        return b""
 
     def _check(self, now: Identity) -> None:
         """`now` against what the run was, as far as it is known yet."""
@@ -124,8 +133,14 @@ class Checkpoints:
         """Where a pass was; `name` is that of its hook."""
         return self._passes.get(name)
 
-    def offer(self, name: str, state: Callable[[], PassState]) -> None:
+    def offer(self, name: str, state: Callable[[], PassState], may_save: bool = True) -> None:
         """Between two batches: keep the state of a pass if it is time.
+
+        Args:
+            name: of the hook.
+            state: makes it; called only if it is kept.
+            may_save: whether it may be made by one process alone, whose clock is not that of the others. To stop, all
+                make it.
 
         Raises:
             Stopped: the run was asked to stop.
@@ -136,7 +151,7 @@ class Checkpoints:
                 raise Stopped
             return
         wait = max(self.every, PACE * self._cost) if self.every else 0.0
-        if stop or time.monotonic() - self._last >= wait:
+        if stop or (may_save and time.monotonic() - self._last >= wait):
             self.done(name, state())
             self._write(self.folder)
         if stop:
@@ -152,6 +167,8 @@ class Checkpoints:
             raise Stopped
 
     def _write(self, folder: Path) -> None:
+        if not processes.is_first():
+            return
         start, self._number = time.monotonic(), self._number + 1
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -212,18 +229,30 @@ def _pack(identity: Identity, passes: dict[str, PassState]) -> bytes:
     return save(arrays, {"run": json.dumps({"identity": identity, "passes": about})})
 
 
-def _read(path: Path) -> tuple[Identity, dict[str, PassState]] | None:
-    """What `_pack` was given, or None where the file is damaged."""
+def _read(path: Path) -> bytes | None:
+    """The content of a checkpoint, or None where it is damaged."""
     try:
         content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest()[:_DIGITS] != path.stem.partition("-")[2]:
-            return None
-        with safe_open(path, framework="numpy") as handle:
-            head = json.loads(handle.metadata()["run"])
+    except OSError:
+        return None
+    whole = hashlib.sha256(content).hexdigest()[:_DIGITS] == path.stem.partition("-")[2]
+    return content if whole and _unpack(content) else None
+
+
+def _unpack(content: bytes) -> tuple[Identity, dict[str, PassState]] | None:
+    """What `_pack` was given; None where it was something else."""
+    try:
+        head = json.loads(_metadata(content)["run"])
         arrays, passes = load(content), {}
         for i, rest in enumerate(head["passes"]):
             own = {key.removeprefix(f"{i}/"): array for key, array in arrays.items() if key.startswith(f"{i}/")}
             passes[rest["name"]] = PassState.unpack(own, rest)
         return head["identity"], passes
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+    except (SafetensorError, ValueError, KeyError, TypeError):
         return None
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """Of a safetensors file: its header is JSON, after the length of the header in eight bytes."""
+    size = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + size])["__metadata__"]

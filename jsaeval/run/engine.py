@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Integer
 
+from jsaeval import processes
 from jsaeval.corpus.masks import Masks
 from jsaeval.errors import InputError
 from jsaeval.forward.batch import GROUPS, Known, batch_statistics
@@ -207,7 +210,9 @@ def _main_pass(
             mesh=mesh,
             precision=setting.precision,
         )
-        return tuple(map(merge_counts, counts, out.latents)), (out.rows, out.saes, out.vectors), out.known
+        # A line is short: every process gets all of them.
+        lines = lax.with_sharding_constraint((out.rows, out.saes, out.vectors), NamedSharding(mesh, P()))
+        return tuple(map(merge_counts, counts, out.latents)), lines, out.known
 
     def fresh_counts():
         return placed.no_counts() if "latents" in setting.groups else ()
@@ -227,13 +232,14 @@ def _main_pass(
     def state() -> PassState:
         while pending:
             collect(*pending.pop(0))
-        controls, host = None if of_controls.empty else of_controls.table(), placed.fetch(counts)
+        controls = None if of_controls.empty else of_controls.table()
+        host = placed.fetch(counts) if n_done % FLUSH_EVERY else ()  # else they are in the table
         times = clock.compile_s, clock.run_s()
         return PassState(everything.table(), controls, host, n_done, batches.size, fixed.calibrated, *times)
 
     program, counts, n_done = Programs(jax.jit(step, donate_argnums=0), clock), fresh_counts(), 0
     if saved is not None:
-        n_done, counts = saved.batches, placed.put(saved.counts)
+        n_done, counts = saved.batches, placed.put(saved.counts) if saved.counts else counts
         progress("measuring", batches.done * tokens.shape[1], tokens.size)
     block = replicate(jnp.int32(hook.block), mesh)
     for batch in batches:
@@ -252,7 +258,9 @@ def _main_pass(
             everything.add_latents(placed.fetch(counts))
             counts = fresh_counts()
         if batch.start + batch.n_rows < len(tokens):
-            checkpoints.offer(hook.name, state)
+            # To fetch counters, all processes have to work together.
+            alone = processes.count() == 1 or n_done % FLUSH_EVERY == 0
+            checkpoints.offer(hook.name, state, may_save=alone)
     everything.add_latents(placed.fetch(counts))
     counts = ()
     return state()

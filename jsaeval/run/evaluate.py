@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from jsaeval import processes
 from jsaeval.corpus.masks import MaskName, Masks, make_masks
 from jsaeval.corpus.rows import Rows, check_tokens, text_rows, token_rows
 from jsaeval.errors import InputError
@@ -147,6 +148,8 @@ def evaluate(
     data = _rows(lm, corpus, tokens, rows, context)
     masks = make_masks(np.asarray(data.tokens), card_of(lm).special_ids, data.pad, metric_mask, splice_mask)
 
+    if lm_cache is not None and processes.count() > 1:
+        raise InputError("lm_cache: written by one process only; leave it out where a run has several")
     cache = None if lm_cache is None else LMCache.of(Path(lm_cache), lm, setting.precision, data.sha256())
     checkpoints = checkpoints or Checkpoints()
     hashes = identity(card_of(lm).sha256, data.sha256(), {sae.card.name: sae.card.sha256 for sae in saes})
@@ -283,6 +286,7 @@ def _provenance(passes: list[Measured], data: Rows, mesh: Mesh, setting: Setting
         "platform": platform.platform(),
         "devices": [str(device.device_kind) for device in mesh.devices.flat],
         "mesh": dict(mesh.shape),
+        "processes": processes.count(),
         "dtype": str(lm.unembedding.dtype),
         "precision": setting.precision,
         "batch": passes[0].batch,

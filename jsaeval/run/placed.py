@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 
 from jsaeval.forward.latents import LatentCounts, first_latents, no_counts
 from jsaeval.lm.protocol import HostLM
-from jsaeval.mesh import MODEL, place
+from jsaeval.mesh import MODEL, on_host, place
 from jsaeval.sae.module import SAE, SAECard
 
 
@@ -64,5 +64,5 @@ class Dictionaries:
 
     def fetch(self, counts: Counts) -> Counts:
         """Counters on the host, as they are on the devices."""
-        host = jax.tree.map(np.array, counts)
+        host = jax.tree.map(lambda x: np.array(on_host(x)), counts)
         return tuple(first_latents(own, size) for own, size in zip(host, self.sizes, strict=False))

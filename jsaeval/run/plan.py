@@ -49,6 +49,8 @@ class Plan:
     """Folder that keeps the LM's side of the run for later SAEs at the same hook."""
     mesh: str | None = None
     """Devices as DATA,MODEL. Default: all on the data axis."""
+    processes: Annotated[str, tyro.conf.arg(metavar="auto|off|HOST:PORT,COUNT,INDEX")] = "auto"
+    """The other processes of this run: found by what launched it (Cloud TPU, GKE, Slurm, Open MPI), none, or these."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of weights and activations; statistics are float32 or better."""
     precision: Literal["highest", "default"] = "highest"
@@ -104,7 +106,7 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """Everything but where files go and how the run is kept; what two runs must share to be the same run."""
-        elsewhere = ("out", "lm_cache", "checkpoint_every", "resume")
+        elsewhere = ("out", "lm_cache", "processes", "checkpoint_every", "resume")
         values = dataclasses.asdict(self).items()
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values if v is not None and k not in elsewhere}
 

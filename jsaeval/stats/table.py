@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jsaeval.mesh import on_host
+
 
 Columns = dict[str, np.ndarray]
 
@@ -126,5 +128,5 @@ class Collector:
 
 def exact(x: Any) -> np.ndarray:
     """A device array on the host, as float64 or int64."""
-    array = np.asarray(x)
+    array = on_host(x)
     return array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
