@@ -4,7 +4,7 @@
     python tpu/compile_step.py --topology v5e:2x4
 
 The real TPU compiler (libtpu) runs on the host, so a program that it refuses, or that does not fit, shows here and not
-on the pod. Rows are split over all chips and weights are on every chip. No speed is measured: there is no TPU.
+on the pod. Rows are split over the chips, and with `--model` weights are, too. No speed is measured: there is no TPU.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ import jsaeval
 from jsaeval.corpus.masks import Masks
 from jsaeval.forward.controls import Controls, random_sae
 from jsaeval.hooks import Hook
-from jsaeval.mesh import DATA, make_mesh
+from jsaeval.mesh import DATA, make_mesh, padded, shardings
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Config:
 
     topology: str = "v5e:2x4"
     """As libtpu names it, e.g. v5e:2x4, v5e:16x16, v5p:4x4x4."""
+    model: int = 1
+    """Chips that share one copy of the weights."""
     rows_per_chip: int = 8
     context: int = 512
     saes: int = 1
@@ -52,13 +54,15 @@ class Config:
 
 def main(config: Config) -> None:
     topology = topologies.get_topology_desc(platform="tpu", topology_name=config.topology)
-    mesh = make_mesh(devices=list(topology.devices))
+    mesh = make_mesh(model=config.model, devices=list(topology.devices))
     lm, sae = jsaeval.load_lm("smollm2-135m"), jsaeval.load_sae("smollm2-135m")
-    rows = config.rows_per_chip * mesh.shape[DATA]
+    rows = config.rows_per_chip * mesh.size
 
-    def abstract(tree, spec: P):
-        sharding = NamedSharding(mesh, spec)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+    def abstract(tree, spec: P | None = None):
+        """Shapes and places, of weights padded and split as on the chips."""
+        shapes = jax.eval_shape(lambda tree: padded(tree, mesh), tree) if spec is None else tree
+        places = shardings(tree, mesh) if spec is None else jax.tree.map(lambda x: NamedSharding(mesh, spec), tree)
+        return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
 
     def step(lm, saes, block, mean, zero, controls, tokens, masks):
         hook, shared = Hook(block, "hook_resid_post"), {"mean": mean, "zero": zero, "controls": controls}
@@ -69,12 +73,12 @@ def main(config: Config) -> None:
         jax.ShapeDtypeStruct((rows, config.context), bool),
     )
     arguments = (
-        abstract(lm, P()),
-        abstract([bare(sae)] * config.saes, P()),
+        abstract(lm),
+        abstract([bare(sae)] * config.saes),
         abstract(jnp.int32(0), P()),
         abstract(jnp.zeros(lm.d_model), P()),
         abstract(jnp.zeros((1, config.context, lm.d_model)), P()),
-        abstract(controls_of(sae, lm.d_model, config.saes), P()) if config.controls else None,
+        abstract(controls_of(sae, lm.d_model, config.saes)) if config.controls else None,
         abstract(per_row[0], P(DATA)),
         abstract(Masks(*[per_row[1]] * 3), P(DATA)),
     )
