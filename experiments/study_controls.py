@@ -24,12 +24,13 @@ from experiments import train_tiny_lm
 from experiments.training.data import token_source
 from experiments.training.recipe import Recipe
 from experiments.training.step import Training
-from experiments.training.study import RESULTS, difference, evaluated, judged_tokens, numbers, save, short
+from experiments.training.study import RESULTS, difference, evaluated, judged_tokens, number, numbers, save
 from experiments.training.text import MORE_PROSE, split
 from experiments.training.trainer import Job, Trained, train
 from jsaeval.cache import atomic, keep_programs
 from jsaeval.hooks import parse_hook
 from jsaeval.lm.decoder import Decoder
+from jsaeval.metrics.metric import wins
 from jsaeval.metrics.registry import REGISTRY
 from jsaeval.report.drawing import STYLE
 
@@ -98,13 +99,13 @@ def main(config: Config) -> None:
         TRAINED: numbers(first, METRICS),
         SEED: numbers(seed, METRICS),
         FROZEN: numbers(frozen, METRICS),
-        RANDOM: {id: _json(floor.metrics[id]) for id in METRICS if id in floor.metrics},
+        RANDOM: {id: number(floor.metrics[id]) for id in METRICS if id in floor.metrics},
         OTHER_LM: numbers(other, METRICS),
     }
     against: dict[str, Any] = {
         SEED: {id: verdict(difference(first, seed, id), id) for id in _summed(lines[SEED])},
         FROZEN: {id: verdict(difference(first, frozen, id), id) for id in _summed(lines[FROZEN])},
-        RANDOM: {id: verdict(_json(floor.difference[id]), id) for id in _summed(lines[RANDOM])},
+        RANDOM: {id: verdict(number(floor.difference[id]), id) for id in _summed(lines[RANDOM])},
         OTHER_LM: {
             id: verdict(difference(first, other, id), id) for id in _summed(lines[OTHER_LM]) if id not in OF_ONE_LM
         },
@@ -136,11 +137,6 @@ def _train(lm: Decoder, recipes: list[Recipe], config: Config, tokens: np.ndarra
     return train(lm, parse_hook(config.hook), job)
 
 
-def _json(value: Any) -> dict[str, Any]:
-    ends = value.ci95
-    return {"value": short(value.value)} | ({} if ends is None else {"ci95": [short(end) for end in ends]})
-
-
 def _summed(line: dict[str, Any]) -> list[str]:
     """Metrics that have an interval and a better direction."""
     return [id for id, v in line.items() if "ci95" in v and id in REGISTRY and REGISTRY[id].direction != "neither"]
@@ -148,10 +144,8 @@ def _summed(line: dict[str, Any]) -> list[str]:
 
 def verdict(change: dict[str, Any], id: str) -> dict[str, Any]:
     """Is the trained SAE better, by the metric's own direction?"""
-    low, high = change["ci95"]
-    sign = 1 if REGISTRY[id].direction == "higher" else -1
-    better, worse = (low > 0, high < 0) if sign > 0 else (high < 0, low > 0)
-    return change | {"trained_is": "better" if better else "worse" if worse else "not separated"}
+    won = wins(REGISTRY[id].direction, change["ci95"])
+    return change | {"trained_is": "not separated" if won is None else "better" if won else "worse"}
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

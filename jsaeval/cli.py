@@ -19,6 +19,7 @@ from typing import Annotated, Any, NoReturn
 
 import jax
 import tyro
+from jax.sharding import Mesh
 from rich.console import Console
 
 from jsaeval import processes
@@ -215,9 +216,11 @@ def _measured(plan: Plan, names: Sequence[str], notes: Sequence[str], folder: Pa
             progress.say(note)
         progress.say(f"loading {plan.lm}")
         try:
-            lm = load_lm(plan.lm, plan.dtype)
-            loaded = load_saes(names, plan.hook, plan.dtype, lm)
-            results = _evaluated(plan, lm, loaded, checkpoints, progress)
+            mesh = make_mesh(*plan.mesh_shape())
+            lm = load_lm(plan.lm, plan.dtype, mesh)
+            with jax.default_device(jax.local_devices(backend="cpu")[0]):  # until they are split over the devices
+                loaded = load_saes(names, plan.hook, plan.dtype, lm)
+            results = _evaluated(plan, lm, loaded, mesh, checkpoints, progress)
         except InputError:
             if not checkpoints.opened:  # the other processes wait for this one
                 processes.agree(None)
@@ -229,7 +232,12 @@ def _measured(plan: Plan, names: Sequence[str], notes: Sequence[str], folder: Pa
 
 
 def _evaluated(
-    plan: Plan, lm: HostLM, loaded: Sequence[SAE | Failed], checkpoints: Checkpoints, progress: Progress
+    plan: Plan,
+    lm: HostLM,
+    loaded: Sequence[SAE | Failed],
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    progress: Progress,
 ) -> Results:
     """Results of the SAEs that could be loaded, and the failures of the others, in the order of `loaded`."""
     good = [entry for entry in loaded if isinstance(entry, SAE)]
@@ -247,7 +255,7 @@ def _evaluated(
         metric_mask=plan.metric_mask,
         splice_mask=plan.splice_mask,
         setting=Setting(plan.batch, plan.groups(), plan.precision, controls, plan.seed),
-        mesh=make_mesh(*plan.mesh_shape()),
+        mesh=mesh,
         lm_cache=None if plan.lm_cache == "off" else plan.lm_cache,
         checkpoints=checkpoints,
         progress=progress,

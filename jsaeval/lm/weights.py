@@ -1,40 +1,67 @@
 """Named tensors of one block each → the stacked, fused arrays of a `Decoder`.
 
 Every source of weights presents itself as `Tensors`, with Hugging Face's Llama names and orientation
-(`model.layers.{i}.self_attn.q_proj.weight`, shape (out, in)); only this file knows how they are laid out.
+(`model.layers.{i}.self_attn.q_proj.weight`, shape (out, in)); only this file knows how they are laid out. Nothing is
+read before it is asked for, and then only the part that is: on a mesh each process reads what its devices hold.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jsaeval.errors import InputError
 from jsaeval.lm.card import LMCard
 from jsaeval.lm.config import DecoderConfig
 from jsaeval.lm.decoder import Blocks, Decoder
 from jsaeval.lm.rotary import inverse_frequencies
+from jsaeval.mesh import array_of, replicate, spec_of
 from jsaeval.numerics import wide_dtype
 
 
 # Stored by some writers although they follow from the configuration, or repeat the tied embedding.
 _REDUNDANT = re.compile(r"rotary_emb\.inv_freq$|^lm_head\.weight$|\.(attn|attention)\.(masked_)?bias$")
 
+Index = tuple[slice, ...]
+Read = Callable[[Index], np.ndarray]
+
 
 @dataclass(frozen=True)
 class Tensors:
-    """An open source of weights: the names it has, a function that reads one, and what to call it in errors."""
+    """An open source of weights: the names it has, a function that reads one, and what to call it in errors.
+
+    `read` may give a view of a file; `shape`, where it is cheaper to ask for than to read.
+    """
 
     names: frozenset[str]
     read: Callable[[str], np.ndarray]
     where: str
+    shape: Callable[[str], tuple[int, ...]] | None = None
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        return self.read(name).shape if self.shape is None else self.shape(name)
 
 
-def stack(config: DecoderConfig, tensors: Tensors) -> dict[str, np.ndarray]:
-    """Collect all tensors of a model.
+@dataclass(frozen=True)
+class LazyArray:
+    """An array that is read part by part: `array[index]`, with a slice for every axis."""
+
+    shape: tuple[int, ...]
+    read: Read
+
+    def __getitem__(self, index: Index) -> np.ndarray:
+        return self.read(index)
+
+    def whole(self) -> np.ndarray:
+        return self.read((slice(None),) * len(self.shape))
+
+
+def stack(config: DecoderConfig, tensors: Tensors) -> dict[str, LazyArray]:
+    """The arrays of a model.
 
     Args:
         config: the decoder's shape; every tensor is checked against it.
@@ -48,96 +75,143 @@ def stack(config: DecoderConfig, tensors: Tensors) -> dict[str, np.ndarray]:
     """
     used = set()
 
-    def need(name: str, *shape: int) -> np.ndarray:
+    def need(name: str, *shape: int) -> str:
         if name not in tensors.names:
             raise InputError(f"{tensors.where}: tensor {name!r} is missing")
         used.add(name)
-        tensor = tensors.read(name)
-        if tensor.shape != shape:
-            raise InputError(
-                f"{tensors.where}: tensor {name!r} has shape {tensor.shape}, the configuration says {shape}"
-            )
-        return tensor
+        if (found := tensors.shape_of(name)) != shape:
+            raise InputError(f"{tensors.where}: tensor {name!r} has shape {found}, the configuration says {shape}")
+        return name
+
+    def plain(name: str, *shape: int) -> LazyArray:
+        need(name, *shape)
+        return LazyArray(shape, lambda index: tensors.read(name)[index])
 
     c = config
-    head_rows = {"q": c.n_heads * c.d_head, "k": c.n_kv_heads * c.d_head, "v": c.n_kv_heads * c.d_head}
-    branches = ("gate", "up") if c.gated else ("up",)
-
-    def optional(out: dict[str, np.ndarray], field: str, name: str, *shape: int) -> None:
-        if name in tensors.names:
-            out[field] = need(name, *shape)
-
-    def block(i: int) -> dict[str, np.ndarray]:
-        layer = f"model.layers.{i}"
-        attn, mlp = f"{layer}.self_attn", f"{layer}.mlp"
-        projections = [need(f"{attn}.{part}_proj.weight", n, c.d_model) for part, n in head_rows.items()]
-        ups = [need(f"{mlp}.{name}_proj.weight", c.d_mlp, c.d_model).T for name in branches]
-        out = {
-            "attn_norm": need(f"{layer}.input_layernorm.weight", c.d_model),
-            "mlp_norm": need(f"{layer}.post_attention_layernorm.weight", c.d_model),
-            "qkv": _by_kv_head(c, *projections).transpose(3, 0, 1, 2),
-            "out": need(f"{attn}.o_proj.weight", c.d_model, head_rows["q"]).T.reshape(c.n_kv_heads, -1, c.d_model),
-            "up": np.stack(ups, axis=1),
-            "down": need(f"{mlp}.down_proj.weight", c.d_model, c.d_mlp).T,
-        }
-        if f"{attn}.q_proj.bias" in tensors.names:
-            out["qkv_bias"] = _by_kv_head(c, *(need(f"{attn}.{part}_proj.bias", n) for part, n in head_rows.items()))
-        if f"{mlp}.up_proj.bias" in tensors.names:
-            out["up_bias"] = np.stack([need(f"{mlp}.{name}_proj.bias", c.d_mlp) for name in branches])
-        optional(out, "q_norm", f"{attn}.q_norm.weight", c.d_head)
-        optional(out, "k_norm", f"{attn}.k_norm.weight", c.d_head)
-        optional(out, "attn_norm_bias", f"{layer}.input_layernorm.bias", c.d_model)
-        optional(out, "mlp_norm_bias", f"{layer}.post_attention_layernorm.bias", c.d_model)
-        optional(out, "out_bias", f"{attn}.o_proj.bias", c.d_model)
-        optional(out, "down_bias", f"{mlp}.down_proj.bias", c.d_model)
-        return out
-
     arrays = {
-        "embedding": need("model.embed_tokens.weight", c.vocab, c.d_model),
-        "final_norm": need("model.norm.weight", c.d_model),
+        "embedding": plain("model.embed_tokens.weight", c.vocab, c.d_model),
+        "final_norm": plain("model.norm.weight", c.d_model),
     }
-    optional(arrays, "final_norm_bias", "model.norm.bias", c.d_model)
+    if "model.norm.bias" in tensors.names:
+        arrays["final_norm_bias"] = plain("model.norm.bias", c.d_model)
     if not c.rotary_dims:
-        arrays["positions"] = need("model.embed_positions.weight", c.context, c.d_model)
+        arrays["positions"] = plain("model.embed_positions.weight", c.context, c.d_model)
     if not c.tied_embedding:
-        arrays["lm_head"] = need("lm_head.weight", c.vocab, c.d_model)
-    for i in range(c.n_blocks):
-        for name, tensor in block(i).items():
-            key = f"blocks.{name}"
-            if key not in arrays:
-                arrays[key] = np.empty((c.n_blocks, *tensor.shape), tensor.dtype)
-            arrays[key][i] = tensor
+        arrays["lm_head"] = plain("lm_head.weight", c.vocab, c.d_model)
+    blocks = [_block(c, f"model.layers.{i}", tensors, need) for i in range(c.n_blocks)]
+    for name, first in blocks[0].items():
+        if missing := [i for i, block in enumerate(blocks) if name not in block]:
+            raise InputError(f"{tensors.where}: block {missing[0]} has no {name}, but block 0 has")
+        arrays[f"blocks.{name}"] = _stacked([block[name] for block in blocks], first.shape)
     unused = sorted(name for name in tensors.names - used if not _REDUNDANT.search(name))
     if unused:
         raise InputError(f"{tensors.where}: tensor {unused[0]!r} has no place in a {c.family} decoder")
     return arrays
 
 
-def _by_kv_head(c: DecoderConfig, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Rows of the three projections → (kv_head, part, d_head, ...); parts: the head's queries, its key, its value."""
-    rest = q.shape[1:]
-    q = q.reshape(c.n_kv_heads, c.queries_per_kv, c.d_head, *rest)
-    k, v = (x.reshape(c.n_kv_heads, 1, c.d_head, *rest) for x in (k, v))
-    return np.concatenate([q, k, v], axis=1)
+def _stacked(blocks: list[LazyArray], shape: tuple[int, ...]) -> LazyArray:
+    return LazyArray((len(blocks), *shape), lambda index: np.stack([own[index[1:]] for own in blocks[index[0]]]))
 
 
-def build(config: DecoderConfig, arrays: dict[str, np.ndarray], card: LMCard, dtype: jnp.dtype) -> Decoder:
-    """A `Decoder` on the default device from the arrays of `stack`.
+def _block(c: DecoderConfig, layer: str, tensors: Tensors, need: Callable[..., str]) -> dict[str, LazyArray]:
+    """The arrays of one block, see `Blocks`. Axes that a mesh may split are cut before anything is copied."""
+    attn, mlp, read = f"{layer}.self_attn", f"{layer}.mlp", tensors.read
+    heads = {"q": c.n_heads * c.d_head, "k": c.n_kv_heads * c.d_head, "v": c.n_kv_heads * c.d_head}
+    group = c.queries_per_kv * c.d_head
+    branches = ("gate", "up") if c.gated else ("up",)
+    out: dict[str, LazyArray] = {}
+
+    def by_kv_head(kind: str, index: Index) -> np.ndarray:
+        """(kv_head, part, d_head, ...) of the three projections; parts: the head's queries, its key, its value."""
+        kv, *rest = index
+        names = [f"{attn}.{part}_proj.{kind}" for part in "qkv"]
+        per_head = [read(name).reshape(c.n_kv_heads, -1, c.d_head, *read(name).shape[1:]) for name in names]
+        return np.concatenate([part[kv, :, :, *rest] for part in per_head], axis=1)
+
+    def qkv(index: Index) -> np.ndarray:
+        d_model, kv, part, d_head = index
+        return by_kv_head("weight", (kv, d_model)).transpose(3, 0, 1, 2)[:, :, part, d_head]
+
+    def written(index: Index) -> np.ndarray:
+        kv, width, d_model = index
+        by_head = read(f"{attn}.o_proj.weight").reshape(c.d_model, c.n_kv_heads, group)
+        return by_head[d_model, kv, width].transpose(1, 2, 0)
+
+    def up(index: Index) -> np.ndarray:
+        d_model, branch, d_mlp = index
+        own = [read(f"{mlp}.{name}_proj.weight")[d_mlp, d_model].T for name in branches[branch]]
+        return np.stack(own, axis=1)
+
+    def up_bias(index: Index) -> np.ndarray:
+        return np.stack([read(f"{mlp}.{name}_proj.bias")[index[1]] for name in branches[index[0]]])
+
+    def down(index: Index) -> np.ndarray:
+        return read(f"{mlp}.down_proj.weight")[index[::-1]].T
+
+    for part, rows in heads.items():
+        need(f"{attn}.{part}_proj.weight", rows, c.d_model)
+    for name in branches:
+        need(f"{mlp}.{name}_proj.weight", c.d_mlp, c.d_model)
+    need(f"{attn}.o_proj.weight", c.d_model, heads["q"])
+    need(f"{mlp}.down_proj.weight", c.d_model, c.d_mlp)
+    parts = c.queries_per_kv + 2
+    out["qkv"] = LazyArray((c.d_model, c.n_kv_heads, parts, c.d_head), qkv)
+    out["out"] = LazyArray((c.n_kv_heads, group, c.d_model), written)
+    out["up"] = LazyArray((c.d_model, len(branches), c.d_mlp), up)
+    out["down"] = LazyArray((c.d_mlp, c.d_model), down)
+    if f"{attn}.q_proj.bias" in tensors.names:
+        for part, rows in heads.items():
+            need(f"{attn}.{part}_proj.bias", rows)
+        shape = (c.n_kv_heads, parts, c.d_head)
+        out["qkv_bias"] = LazyArray(shape, lambda index: by_kv_head("bias", index[:1])[:, index[1], index[2]])
+    if f"{mlp}.up_proj.bias" in tensors.names:
+        for name in branches:
+            need(f"{mlp}.{name}_proj.bias", c.d_mlp)
+        out["up_bias"] = LazyArray((len(branches), c.d_mlp), up_bias)
+    vectors = {
+        "attn_norm": (f"{layer}.input_layernorm.weight", c.d_model),
+        "mlp_norm": (f"{layer}.post_attention_layernorm.weight", c.d_model),
+        "q_norm": (f"{attn}.q_norm.weight", c.d_head),
+        "k_norm": (f"{attn}.k_norm.weight", c.d_head),
+        "attn_norm_bias": (f"{layer}.input_layernorm.bias", c.d_model),
+        "mlp_norm_bias": (f"{layer}.post_attention_layernorm.bias", c.d_model),
+        "out_bias": (f"{attn}.o_proj.bias", c.d_model),
+        "down_bias": (f"{mlp}.down_proj.bias", c.d_model),
+    }
+    for field, (name, size) in vectors.items():
+        if name in tensors.names or field in ("attn_norm", "mlp_norm"):
+            need(name, size)
+            out[field] = LazyArray((size,), lambda index, name=name: read(name)[index])
+    return out
+
+
+def build(
+    config: DecoderConfig, arrays: Mapping[str, LazyArray], card: LMCard, dtype: jnp.dtype, mesh: Mesh | None = None
+) -> Decoder:
+    """A `Decoder` from the arrays of `stack`: on the default device, or padded and split on a mesh (`jsaeval.mesh`).
 
     Raises:
         InputError: a weight is NaN or infinite.
     """
-    device = {name: jnp.asarray(array, dtype) for name, array in arrays.items()}
+
+    def on_devices(name: str, array: LazyArray) -> jax.Array:
+        if mesh is None:
+            return jnp.asarray(array.whole(), dtype)
+        owner, field = (Blocks, name.removeprefix("blocks.")) if name.startswith("blocks.") else (Decoder, name)
+        return array_of(array.shape, spec_of(owner, field), mesh, lambda index: np.asarray(array[index], dtype))
+
+    device = {name: on_devices(name, array) for name, array in arrays.items()}
     finite = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.isfinite(x).all(), tree))(device)
     bad = [name for name, is_finite in finite.items() if not is_finite]
     if bad:
         raise InputError(f"{card.source}: NaN or Inf in the weights ({', '.join(bad)})")
     frequency = inverse_frequencies(config.rotary_dims, config.rope_theta, config.rope_scaling)
+    frequency = np.asarray(frequency, wide_dtype(dtype))
     blocks = {name.removeprefix("blocks."): device.pop(name) for name in list(device) if name.startswith("blocks.")}
     return Decoder(
         **device,
         blocks=Blocks(**blocks),
-        rope_frequency=jnp.asarray(frequency, wide_dtype(dtype)),
+        rope_frequency=jnp.asarray(frequency) if mesh is None else replicate(frequency, mesh),
         config=config,
         card=card,
     )

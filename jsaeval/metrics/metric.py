@@ -1,6 +1,6 @@
 """What a metric is: a frozen declaration with a pure function of sums. Reports and documentation come from these."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,3 +55,11 @@ class Metric:
     value: Callable[[Totals], Any]
     count: Literal["n", "n_ce"] = "n"
     by_position: bool = False
+
+
+def wins(direction: str, difference_ci95: Sequence[float | None] | None) -> bool | None:
+    """Whether a is better than b by a metric, from the interval of a − b; None where that is not clear."""
+    low, high = difference_ci95 or (None, None)
+    if direction == "neither" or low is None or high is None or low <= 0 <= high:
+        return None
+    return (low > 0) == (direction == "higher")

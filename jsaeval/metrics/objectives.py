@@ -99,7 +99,7 @@ def downstream_loss(
         hook, residual, masks, x = _enter(lm, sae, tokens, hook, masks)
         final, _ = suffix(lm, hook, residual, _streams(sae, x, masks))
         none = jnp.zeros((0, *final.shape[2:]), final.dtype)
-        _, spliced, _ = head(lm.unembedding, final, none, tokens)
+        _, spliced, _ = head(lm.unembedding, final, none, tokens, lm.vocab)
         return _mean(spliced.kl[0], masks.metric)
 
 

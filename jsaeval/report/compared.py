@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from jsaeval.metrics.compute import Estimate
-from jsaeval.metrics.metric import Metric
+from jsaeval.metrics.metric import Metric, wins
 from jsaeval.metrics.registry import REGISTRY
 from jsaeval.report.json_report import finite
 from jsaeval.report.numbers import interval, number
@@ -21,12 +21,10 @@ from jsaeval.run.folder import SCHEMA
 
 def verdict(metric: Metric, difference: Estimate) -> str:
     """Is a better than b? Said only where the metric has a better side and the interval excludes 0."""
-    ends = difference.ci95()
     if metric.direction == "neither":
         return ""
-    if ends is None or ends[0] <= 0 <= ends[1]:
-        return "unclear"
-    return "A better" if (ends[0] > 0) == (metric.direction == "higher") else "B better"
+    won = wins(metric.direction, difference.ci95())
+    return "unclear" if won is None else "A better" if won else "B better"
 
 
 def compared(pairs: list[Pair]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from jsaeval.metrics.metric import wins
+
 
 # What a control is compared by; the first is the one that decides who is better.
 COLUMNS = (
@@ -67,8 +69,6 @@ def verdict(sae: dict[str, Any], floor: dict[str, Any]) -> Verdict:
     """Whether the SAE beats a control, by the first of `COLUMNS` that was measured."""
     for id in COLUMNS:
         if id in floor["difference"] and id in sae["metrics"]:
-            low, high = floor["difference"][id].get("ci95", (None, None))
-            if low is None or high is None or low <= 0 <= high:
-                return "unclear"
-            return "better" if (high < 0) == (sae["metrics"][id]["direction"] == "lower") else "worse"
+            won = wins(sae["metrics"][id]["direction"], floor["difference"][id].get("ci95"))
+            return "unclear" if won is None else "better" if won else "worse"
     return "unclear"

@@ -12,7 +12,9 @@ from jsaeval.errors import InputError
 from jsaeval.lm.config import RopeScaling
 from jsaeval.lm.hf_config import decoder_config
 from jsaeval.lm.load import load_lm, load_tokenizer
-from tests.tiny import CONFIG, HF_CONFIG, make_lm, random_tensors, write_hf_folder
+from jsaeval.lm.weights import LazyArray, Tensors, build, stack
+from jsaeval.mesh import make_mesh, place
+from tests.tiny import CARD, CONFIG, HF_CONFIG, make_lm, random_tensors, write_hf_folder
 
 
 def same(a, b):
@@ -160,3 +162,47 @@ def test_damaged_folders(tmp_path):
         load_lm("smollm2-125m")
     with pytest.raises(InputError, match="no such file"):
         load_lm(tmp_path / "nowhere.gguf")
+
+
+@pytest.mark.parametrize("kind", ["llama", "biases"])
+def test_weights_are_read_straight_into_their_shards(kind, tmp_path, monkeypatch):
+    """Split and padded on a mesh: the same numbers, and never more read at a time than a device holds."""
+    config, tensors = CONFIG, random_tensors(bias=True, qk_norm=True)
+    if kind == "biases":
+        config = dataclasses.replace(CONFIG, n_heads=5, n_kv_heads=5, d_mlp=23, vocab=51, gated=False)
+        tensors = random_tensors(config, biases=True)
+    source = Tensors(frozenset(tensors), tensors.__getitem__, "tiny")
+    arrays, mesh, read = stack(config, source), make_mesh(2, 4), {}
+
+    def recorded(name, array):
+        def take(index):
+            part = array[index]
+            read[name] = max(read.get(name, 0), part.size)
+            return part
+
+        return LazyArray(array.shape, take)
+
+    lm = build(
+        config, {name: recorded(name, array) for name, array in arrays.items()}, CARD, jnp.dtype(jnp.float32), mesh
+    )
+    expected = place(make_lm(config, tensors), mesh)
+    same(lm, expected)
+    for x, y in zip(jax.tree.leaves(lm), jax.tree.leaves(expected), strict=True):
+        assert x.sharding.is_equivalent_to(y.sharding, x.ndim)
+    for name, size in read.items():
+        owner = lm.blocks if name.startswith("blocks.") else lm
+        array = getattr(owner, name.removeprefix("blocks."))
+        assert size <= array.addressable_shards[0].data.size, name
+
+
+def test_any_part_of_an_array(tmp_path):
+    """`array[index]` is what indexing the whole array gives."""
+    tensors = random_tensors(bias=True)
+    rng = np.random.default_rng(0)
+    for array in stack(CONFIG, Tensors(frozenset(tensors), tensors.__getitem__, "tiny")).values():
+        whole = array.whole()
+        assert whole.shape == array.shape
+        for _ in range(5):
+            ends = [sorted(rng.integers(0, size + 1, 2)) for size in array.shape]
+            index = tuple(slice(int(a), int(b)) if b > a else slice(None) for a, b in ends)
+            np.testing.assert_array_equal(array[index], whole[index])
