@@ -147,7 +147,7 @@ def initial(config: Config) -> Decoder:
         qkv=normal(c.n_blocks, d, c.n_heads, 3, d_head),
         out=normal(c.n_blocks, c.n_heads, d_head, d, scale=written),
         mlp_norm=jnp.ones((c.n_blocks, d)),
-        up=normal(c.n_blocks, d, 2, c.d_mlp),
+        up=normal(c.n_blocks, 2, d, c.d_mlp),
         down=normal(c.n_blocks, c.d_mlp, d, scale=written),
     )
     return Decoder(
@@ -189,7 +189,7 @@ def optimiser_of(config: Config, lm: Any, steps: int) -> optax.GradientTransform
 
     # Each matrix is orthogonalised on its own: queries, keys and values, gate and up-projection are stored together.
     size = optax.contrib.MuonDimensionNumbers
-    matrices = {"qkv": size(1, (2, 4)), "out": size((1, 2), 3), "up": size(1, 3), "down": size(1, 2)}
+    matrices = {"qkv": size(1, (2, 4)), "out": size((1, 2), 3), "up": size(2, 3), "down": size(1, 2)}
     none = jax.tree.map(lambda w: None, lm)
     shapes = dataclasses.replace(none, blocks=dataclasses.replace(none.blocks, **matrices))
     return optax.contrib.muon(
@@ -275,8 +275,8 @@ def save(lm: Decoder, folder: Path) -> None:
             f"{layer}.input_layernorm.weight": blocks.attn_norm[i],
             f"{layer}.post_attention_layernorm.weight": blocks.mlp_norm[i],
             f"{layer}.self_attn.o_proj.weight": blocks.out[i].reshape(-1, lm.d_model).T,
-            f"{layer}.mlp.gate_proj.weight": blocks.up[i, :, 0].T,
-            f"{layer}.mlp.up_proj.weight": blocks.up[i, :, 1].T,
+            f"{layer}.mlp.gate_proj.weight": blocks.up[i, 0].T,
+            f"{layer}.mlp.up_proj.weight": blocks.up[i, 1].T,
             f"{layer}.mlp.down_proj.weight": blocks.down[i].T,
         }
         for part, name in enumerate(("q", "k", "v")):

@@ -7,9 +7,10 @@ The real TPU compiler (libtpu) runs on the host, so a program that it refuses, o
 on the pod. Rows are split over the chips, and with `--model` weights are, too. No speed is measured: there is no TPU.
 """
 
-import dataclasses
 import os
+import re
 from dataclasses import dataclass
+from typing import Literal
 
 
 # Before libtpu loads: look for no TPU and ask no metadata server.
@@ -31,15 +32,25 @@ from jax.sharding import PartitionSpec as P
 
 import jsaeval
 from jsaeval.corpus.masks import Masks
-from jsaeval.forward.controls import Controls, random_sae
+from jsaeval.forward.controls import Controls
 from jsaeval.hooks import Hook
+from jsaeval.lm.config import DecoderConfig
+from jsaeval.lm.decoder import Blocks, Decoder
 from jsaeval.mesh import DATA, make_mesh, padded, shardings
+from jsaeval.run.shapes import Shape, shape_of
 
 
 @dataclass(frozen=True)
 class Config:
-    """Compile the step for SmolLM2-135M and its SAE."""
+    """Compile the step for an LM and SAEs of given shapes; weights are not needed."""
 
+    lm: str = "smollm2-135m"
+    """A name that is known (gemma-2-2b, llama-3.1-8b, ...), or a config.json."""
+    width: int = 2304
+    """Latents of an SAE."""
+    k: int | None = 48
+    """Active latents of a TopK SAE; None: a JumpReLU SAE."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
     topology: str = "v5e:2x4"
     """As libtpu names it, e.g. v5e:2x4, v5e:16x16, v5p:4x4x4."""
     model: int = 1
@@ -55,7 +66,8 @@ class Config:
 def main(config: Config) -> None:
     topology = topologies.get_topology_desc(platform="tpu", topology_name=config.topology)
     mesh = make_mesh(model=config.model, devices=list(topology.devices))
-    lm, sae = jsaeval.load_lm("smollm2-135m"), jsaeval.load_sae("smollm2-135m")
+    lm = jax.eval_shape(lambda: decoder(shape_of(config.lm), config.context, jnp.dtype(config.dtype)))
+    sae = jax.eval_shape(lambda: dictionary(lm.d_model, config.width, config.k, jnp.dtype(config.dtype)))
     rows = config.rows_per_chip * mesh.size
 
     def abstract(tree, spec: P | None = None):
@@ -74,11 +86,11 @@ def main(config: Config) -> None:
     )
     arguments = (
         abstract(lm),
-        abstract([bare(sae)] * config.saes),
+        abstract([sae] * config.saes),
         abstract(jnp.int32(0), P()),
         abstract(jnp.zeros(lm.d_model), P()),
-        abstract(jnp.zeros((1, config.context, lm.d_model)), P()),
-        abstract(controls_of(sae, lm.d_model, config.saes)) if config.controls else None,
+        abstract(jax.ShapeDtypeStruct((1, config.context, lm.d_model), lm.embedding.dtype), P()),
+        abstract(jax.eval_shape(lambda: controls_of(config, lm.d_model))) if config.controls else None,
         abstract(per_row[0], P(DATA)),
         abstract(Masks(*[per_row[1]] * 3), P(DATA)),
     )
@@ -90,20 +102,69 @@ def main(config: Config) -> None:
     for kind in ("argument", "output", "temp"):
         print(f"  {kind:9} {getattr(memory, f'{kind}_size_in_bytes') / 2**20:8.1f} MiB per chip")
     for kind in ("all-reduce", "all-gather", "collective-permute", "all-to-all"):
-        print(f"  {kind:18} {text.count(f'{kind}(') + text.count(f'{kind}-start(')}")
+        found = re.findall(rf"= (.+?) {kind}(?:-start)?\(", text)
+        print(f"  {kind:18} {len(found)}")
+        if kind != "all-reduce":
+            print("".join(f"    {shape}\n" for shape in sorted(set(found))), end="")
 
 
-def controls_of(sae: jsaeval.SAE, width: int, n_saes: int) -> Controls:
+def decoder(shape: Shape, context: int, dtype: jnp.dtype) -> Decoder:
+    """A decoder of a shape; only the shapes of its arrays are ever made."""
+    s, zeros = shape, lambda *size: jnp.zeros(size, dtype)
+    group = s.n_heads // s.n_kv_heads
+    blocks = Blocks(
+        attn_norm=zeros(s.n_blocks, s.d_model),
+        qkv=zeros(s.n_blocks, s.d_model, s.n_kv_heads, group + 2, s.d_head),
+        out=zeros(s.n_blocks, s.n_kv_heads, group * s.d_head, s.d_model),
+        mlp_norm=zeros(s.n_blocks, s.d_model),
+        up=zeros(s.n_blocks, 1 + s.gated, s.d_model, s.d_mlp),
+        down=zeros(s.n_blocks, s.d_mlp, s.d_model),
+    )
+    config = DecoderConfig(
+        family="llama",
+        n_blocks=s.n_blocks,
+        d_model=s.d_model,
+        n_heads=s.n_heads,
+        n_kv_heads=s.n_kv_heads,
+        d_head=s.d_head,
+        d_mlp=s.d_mlp,
+        vocab=s.vocab,
+        context=context,
+        norm_eps=1e-5,
+        rotary_dims=s.d_head,
+        gated=s.gated,
+        tied_embedding=s.tied,
+    )
+    return Decoder(
+        embedding=zeros(s.vocab, s.d_model),
+        blocks=blocks,
+        final_norm=zeros(s.d_model),
+        rope_frequency=jnp.zeros(s.d_head // 2),
+        lm_head=None if s.tied else zeros(s.vocab, s.d_model),
+        config=config,
+    )
+
+
+def dictionary(d_model: int, width: int, k: int | None, dtype: jnp.dtype) -> jsaeval.SAE:
+    """An SAE of a shape."""
+    return jsaeval.SAE(
+        W_enc=jnp.zeros((d_model, width), dtype),
+        b_enc=jnp.zeros(width, dtype),
+        W_dec=jnp.zeros((width, d_model), dtype),
+        b_dec=jnp.zeros(d_model, dtype),
+        threshold=jnp.zeros(width, dtype) if k is None else None,
+        activation="jumprelu" if k is None else "topk",
+        k=k,
+    )
+
+
+def controls_of(config: Config, d_model: int) -> Controls:
     """Controls of the shapes that calibration would fit."""
-    mean, k = jnp.zeros(width), sae.k or 1
-    random, shuffled = random_sae(0, sae.d_sae, jnp.float32(k), mean, jnp.eye(width)), bare(sae)
-    components = jnp.zeros((k, width))
-    return Controls(jnp.int32(0), mean, (random,) * n_saes, (shuffled,) * n_saes, (components,) * n_saes)
-
-
-def bare(sae: jsaeval.SAE) -> jsaeval.SAE:
-    """Without its card: SAEs of one shape are then one type."""
-    return dataclasses.replace(sae, card=jsaeval.SAECard())
+    n, dtype = config.saes, jnp.dtype(config.dtype)
+    random = dictionary(d_model, config.width, None, jnp.dtype(jnp.float32))
+    shuffled = dictionary(d_model, config.width, config.k, dtype)
+    components = jnp.zeros((config.k or 64, d_model))
+    return Controls(jnp.int32(0), jnp.zeros(d_model), (random,) * n, (shuffled,) * n, (components,) * n)
 
 
 if __name__ == "__main__":

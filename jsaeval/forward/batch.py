@@ -4,7 +4,7 @@ This is the part of the engine that runs on devices. Everything else (means, rat
 on the lines it returns, on the host, in float64.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from jsaeval.corpus.masks import Masks, make_masks
 from jsaeval.errors import InputError
-from jsaeval.forward.controls import Code, Controls, Replacement, control_replacements
+from jsaeval.forward.controls import Code, Controls, Replacement, control_names, control_replacements
 from jsaeval.forward.downstream import downstream
 from jsaeval.forward.latents import LatentCounts, all_devices, count_latents, first_latents
 from jsaeval.forward.splice import at_hook, prefix
@@ -31,6 +31,9 @@ from jsaeval.sae.module import SAE
 
 
 GROUPS = ("norms", "reconstruction", "loss", "curve", "latents")
+# Tokens of all streams together that an accelerator takes through the blocks at a time: enough to outweigh reading the
+# weights, and a bound on memory however large the batch and however many the SAEs.
+TOKENS_AT_ONCE = 16_384
 
 
 class Known(NamedTuple):
@@ -92,6 +95,7 @@ def batch_statistics(
     groups: Sequence[str] = GROUPS,
     keep: bool = False,
     mesh: Mesh | None = None,
+    tokens_at_once: int | None = None,
     precision: str = "highest",
 ) -> BatchStatistics:
     """Sufficient statistics of SAEs at one hook, on one batch. Call it inside `jax.jit`; nothing waits for the host.
@@ -113,6 +117,8 @@ def batch_statistics(
         keep: return what need not be computed another time.
         mesh: map the rows over its data axis, and the weights over its model axis. Default: no mapping (one device, or
             the caller's own partitioning).
+        tokens_at_once: tokens of all streams together that a device works on at a time; bounds memory, changes nothing
+            else. Default: on a CPU all, elsewhere 16,384.
         precision: of matrix products (`jax.default_matmul_precision`).
 
     Raises:
@@ -125,12 +131,20 @@ def batch_statistics(
     masks = default_masks(lm, tokens) if masks is None else masks
     row_ids = jnp.arange(tokens.shape[0], dtype=jnp.int32) if row_ids is None else row_ids
     arrays, rest = eqx.partition(lm, eqx.is_array)
+    on_cpu = (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform) == "cpu"
+    limit = tokens_at_once or (None if on_cpu else TOKENS_AT_ONCE)
+    n_streams = 2 + len(saes) + (0 if controls is None else len(control_names(len(saes))))
 
     def local(shared: tuple, per_row: tuple) -> BatchStatistics:
         arrays, *fixed = shared
-        with jax.default_matmul_precision(precision):
-            lm = eqx.combine(arrays, rest)
-            return _statistics(lm, hook.site, _Shared(*fixed), _PerRow(*per_row), wanted, keep)
+        lm = eqx.combine(arrays, rest)
+
+        def compute(per_row: tuple) -> BatchStatistics:
+            with jax.default_matmul_precision(precision):
+                return _statistics(lm, hook.site, _Shared(*fixed), _PerRow(*per_row), wanted, keep, on_cpu)
+
+        n_rows, positions = per_row[0].shape
+        return in_pieces(compute, per_row, 1 if limit is None else pieces(n_rows, n_streams * positions, limit))
 
     shared, per_row = (arrays, tuple(saes), hook.block, mean, zero, controls), (tokens, masks, known, row_ids)
     if mesh is None:
@@ -151,6 +165,30 @@ def batch_statistics(
         saes={name: column[:, :n_rows] for name, column in out.saes.items()},
         latents=tuple(first_latents(c, sae.d_sae) for c, sae in zip(out.latents, saes, strict=False)),
         known=jax.tree.map(lambda x: x[:n_rows], out.known),
+    )
+
+
+def pieces(n_rows: int, tokens_per_row: int, tokens_at_once: int) -> int:
+    """Into how many equal pieces to cut rows so that none has more tokens than may be there at once."""
+    fitting = (n for n in range(1, n_rows) if n_rows % n == 0 and n_rows // n * tokens_per_row <= tokens_at_once)
+    return next(fitting, n_rows)
+
+
+def in_pieces(compute: Callable[[Any], BatchStatistics], per_row: Any, n: int) -> BatchStatistics:
+    """`compute(per_row)`, piece by piece of the rows."""
+    if n == 1:
+        return compute(per_row)
+    out = lax.map(compute, jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[1:]), per_row))
+
+    def joined(x: Array) -> Array:
+        return x.reshape(-1, *x.shape[2:])
+
+    return BatchStatistics(
+        rows=jax.tree.map(joined, out.rows),
+        saes=jax.tree.map(lambda x: jax.vmap(joined)(jnp.moveaxis(x, 1, 0)), out.saes),
+        vectors=jax.tree.map(lambda x: x.sum(axis=0), out.vectors),
+        latents=tuple(LatentCounts(c.fires.sum(0), c.total.sum(0), c.largest.max(0)) for c in out.latents),
+        known=jax.tree.map(joined, out.known),
     )
 
 
@@ -191,7 +229,7 @@ def default_hook(saes: Sequence[SAE]) -> Hook:
 
 
 def _statistics(
-    lm: HostLM, site: str, shared: _Shared, per_row: _PerRow, groups: frozenset[str], keep: bool
+    lm: HostLM, site: str, shared: _Shared, per_row: _PerRow, groups: frozenset[str], keep: bool, on_cpu: bool
 ) -> BatchStatistics:
     saes, controls, hook = shared.saes, shared.controls, Hook(shared.block, site)
     tokens, masks, known, row_ids = per_row
@@ -225,7 +263,7 @@ def _statistics(
     if not groups & {"loss", "curve"}:
         return BatchStatistics(rows, per_sae, vectors, counts, Known(residual) if keep else Known())
     substitutes = [r.reconstruction for r in replacements]
-    after = downstream(lm, hook, tokens, masks, residual, x, substitutes, shared.zero, known.final, groups)
+    after = downstream(lm, hook, tokens, masks, residual, x, substitutes, shared.zero, known.final, groups, on_cpu)
     again = Known(residual, after.final) if keep else Known()
     return BatchStatistics(rows | after.rows, per_sae | after.streams, vectors | after.vectors, counts, again)
 

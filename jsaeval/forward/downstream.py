@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jsaeval.corpus.masks import Masks
-from jsaeval.forward.head import head
+from jsaeval.forward.head import head, positions_at_once
 from jsaeval.forward.splice import like, splice, suffix
 from jsaeval.forward.sums import by_bucket, over_row, square
 from jsaeval.hooks import Hook
@@ -35,6 +35,7 @@ def downstream(
     zero: Float[Array, "1 position d_model"] | None,
     final: Float[Array, "row position d_model"] | None,
     groups: frozenset[str],
+    on_cpu: bool,
 ) -> Downstream:
     """Run the clean stream and those with a reconstruction in place of x to the end.
 
@@ -49,6 +50,7 @@ def downstream(
         zero: the final residual stream of the zero ablation, where it is the same in every row. Else it is a stream.
         final: the final residual stream of the clean pass if it is known; it is of no use to `curve`.
         groups: "loss", "curve" or both.
+        on_cpu: what it will run on.
     """
     n, own_zero, curved = len(reconstructions), zero is None and "loss" in groups, "curve" in groups
     replacements = [*reconstructions, *([jnp.zeros_like(x)] if own_zero else [])]
@@ -70,7 +72,8 @@ def downstream(
         targets = jnp.concatenate([tokens[:, 1:], tokens[:, -1:]], axis=1)
         counted = masks.metric & jnp.pad(masks.valid[:, 1:], [(0, 0), (0, 1)])
         constant = jnp.zeros((0, *finals.shape[2:]), finals.dtype) if zero is None else zero
-        ce, moving, still = head(lm.unembedding, finals, constant, targets, lm.vocab)
+        chunk = positions_at_once(len(finals), on_cpu)
+        ce, moving, still = head(lm.unembedding, finals, constant, targets, lm.vocab, chunk)
         ablated = jax.tree.map(lambda v: v[n], moving) if own_zero else jax.tree.map(lambda v: v[0], still)
         spliced = jax.tree.map(lambda v: v[:n], moving)
         rows |= {

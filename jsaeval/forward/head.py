@@ -55,9 +55,8 @@ def head(
         constant: streams that are the same in every row (none: an array of length 0). Their logits are computed once.
         targets: the token that follows each position; what stands where there is none is the caller's to mask.
         vocab: rows of the whole matrix; those beyond only fill up the devices. Default: all are tokens.
-        chunk_positions: positions that go through at once; bounds memory, changes nothing else. Default: 32 on a CPU,
-            so that a stream's logits stay in the cache; elsewhere 1,024 tokens over all streams, so that the arithmetic
-            on a chunk outweighs reading the unembedding for it.
+        chunk_positions: positions of a row that go through at once; bounds memory, changes nothing else. Default: what
+            suits the default backend.
         reverse_kl: give KL(stream ‖ clean) as `kl`.
 
     Returns:
@@ -66,7 +65,7 @@ def head(
     """
     n_streams, _, positions, _ = streams.shape
     if chunk_positions is None:
-        chunk_positions = 32 if jax.default_backend() == "cpu" else max(16, 1024 // n_streams)
+        chunk_positions = positions_at_once(n_streams, jax.default_backend() == "cpu")
     size = min(positions, chunk_positions)
 
     distribution = functools.partial(_distribution, unembedding, vocab)
@@ -96,6 +95,12 @@ def head(
         return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])[..., :positions]
 
     return jax.tree.map(join, out)
+
+
+def positions_at_once(n_streams: int, on_cpu: bool) -> int:
+    """On a CPU 32, so that a stream's logits stay in the cache; elsewhere 1,024 tokens over all streams, so that the
+    arithmetic on a chunk outweighs reading the unembedding for it."""
+    return 32 if on_cpu else max(16, 1024 // n_streams)
 
 
 class _Distribution(NamedTuple):

@@ -44,7 +44,7 @@ NAMES = (*NAMED, *SHIPPED)
 
 _Read = tuple[DecoderConfig, dict[str, LazyArray], tuple[int | None, int | None, int | None], str]
 
-_LAYOUT = "3"  # of the cached arrays; raise it when `jsaeval.lm.weights` changes their order
+_LAYOUT = "4"  # of the cached arrays; raise it when `jsaeval.lm.weights` changes their order
 
 
 def load_lm(name: str | Path, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None) -> Decoder:

@@ -138,9 +138,8 @@ def _block(c: DecoderConfig, layer: str, tensors: Tensors, need: Callable[..., s
         return by_head[d_model, kv, width].transpose(1, 2, 0)
 
     def up(index: Index) -> np.ndarray:
-        d_model, branch, d_mlp = index
-        own = [read(f"{mlp}.{name}_proj.weight")[d_mlp, d_model].T for name in branches[branch]]
-        return np.stack(own, axis=1)
+        branch, d_model, d_mlp = index
+        return np.stack([read(f"{mlp}.{name}_proj.weight")[d_mlp, d_model].T for name in branches[branch]])
 
     def up_bias(index: Index) -> np.ndarray:
         return np.stack([read(f"{mlp}.{name}_proj.bias")[index[1]] for name in branches[index[0]]])
@@ -157,7 +156,7 @@ def _block(c: DecoderConfig, layer: str, tensors: Tensors, need: Callable[..., s
     parts = c.queries_per_kv + 2
     out["qkv"] = LazyArray((c.d_model, c.n_kv_heads, parts, c.d_head), qkv)
     out["out"] = LazyArray((c.n_kv_heads, group, c.d_model), written)
-    out["up"] = LazyArray((c.d_model, len(branches), c.d_mlp), up)
+    out["up"] = LazyArray((len(branches), c.d_model, c.d_mlp), up)
     out["down"] = LazyArray((c.d_mlp, c.d_model), down)
     if f"{attn}.q_proj.bias" in tensors.names:
         for part, rows in heads.items():

@@ -11,7 +11,7 @@ import pytest
 
 from jsaeval.corpus.masks import Masks, make_masks
 from jsaeval.errors import InputError
-from jsaeval.forward.batch import GROUPS, batch_statistics
+from jsaeval.forward.batch import GROUPS, batch_statistics, pieces
 from jsaeval.forward.calibrate import zero_final, zero_is_constant
 from jsaeval.forward.splice import hook_width, prefix
 from jsaeval.hooks import SITES, Hook, parse_hook
@@ -165,6 +165,22 @@ def test_devices_agree(data, lm, tokens):
             np.testing.assert_array_equal(a, b)
         else:
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize("at_once", [1, 200, 10**6])
+def test_rows_in_pieces(at_once, lm, tokens):
+    """One row at a time, some, all: the same sums."""
+    saes, mesh = [tiny_sae("relu"), tiny_sae("topk")], make_mesh(1)
+    run = jax.jit(lambda lm, saes, t: batch_statistics(lm, saes, t, mesh=mesh, keep=True, tokens_at_once=at_once))
+    got, expected = run(lm, saes, tokens), jax.jit(lambda *a: batch_statistics(*a, keep=True))(lm, saes, tokens)
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * np.abs(y).max())
+
+
+def test_pieces_are_equal_and_fit():
+    assert [pieces(12, 100, most) for most in (1200, 1199, 400, 399, 100, 1)] == [1, 2, 3, 4, 12, 12]
+    assert pieces(7, 10, 69) == 7 and pieces(1, 10, 1) == 1
 
 
 def test_one_program_serves_every_block(lm, sae, tokens):
