@@ -273,10 +273,9 @@ def joined(part: Array, axis: int) -> Array:
 
 
 def own_part(whole: Array, like: Array, axis: int) -> Array:
-    """What this device holds of something whole, if it were split as `like` is; zeros beyond its end."""
-    if not is_split(like):
-        return whole
-    size = like.shape[axis]
-    missing = size * lax.axis_size(MODEL) - whole.shape[axis]
-    whole = jnp.pad(whole, [(0, missing if i == axis else 0) for i in range(whole.ndim)])
-    return lax.dynamic_slice_in_dim(whole, first_index(like, axis), size, axis)
+    """What this device holds of something whole, if it were split and padded as `like` is."""
+    size, split = like.shape[axis], is_split(like)
+    missing = size * (lax.axis_size(MODEL) if split else 1) - whole.shape[axis]
+    if missing:
+        whole = jnp.pad(whole, [(0, missing if i == axis else 0) for i in range(whole.ndim)])
+    return lax.dynamic_slice_in_dim(whole, first_index(like, axis), size, axis) if split else whole

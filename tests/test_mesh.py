@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 import jsaeval
 from jsaeval.corpus.masks import make_masks
 from jsaeval.errors import InputError
+from jsaeval.forward.splice import hook_width
 from jsaeval.hooks import SITES, parse_hook
 from jsaeval.mesh import make_mesh, padded, place, specs
 from jsaeval.run.engine import Setting, measure
@@ -109,6 +110,19 @@ def test_hooks_inside_a_block(site, data):
     width = 24 if site == "attn.hook_z" else 16
     expected = run(lm, width, 40, data, (1, 1), site)
     agree(run(lm, width, 40, data, (2, 4), site), expected)
+
+
+def test_a_padded_lm_outside_of_a_mapped_function():
+    """Weights that were read for a mesh keep their padding; what looks at the LM as a whole must not mind."""
+    lm, tokens = make_lm(ODD, random_tensors(ODD, biases=True)), jnp.asarray([[1, 4, 9, 30]], jnp.int32)
+    there = place(lm, make_mesh(2, 4))
+    assert there.embedding.shape != lm.embedding.shape
+    for site in SITES:
+        if site != "hook_resid_mid":  # a parallel block has none
+            assert hook_width(there, site) == hook_width(lm, site)
+    sae = tiny_sae(d_in=16)
+    expected = jsaeval.downstream_loss(lm, sae, tokens)
+    np.testing.assert_allclose(jax.jit(jsaeval.downstream_loss)(there, sae, tokens), expected, rtol=1e-5)
 
 
 def test_the_table_of_axes():
