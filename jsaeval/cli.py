@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -118,10 +119,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("jsaeval: interrupted; nothing was written", file=sys.stderr)
         return 130
-    except jax.errors.JaxRuntimeError:
-        if processes.count() == 1:
+    except jax.errors.JaxRuntimeError as error:
+        gone = processes.missing() if processes.count() > 1 else []
+        if not gone:
             raise
-        _end_without(processes.missing())
+        _end_without(gone, error)
 
 
 def parse(argv: list[str]) -> Run | Compare | Report | Show:
@@ -218,7 +220,7 @@ def _measured(plan: Plan, names: Sequence[str], notes: Sequence[str], folder: Pa
         try:
             mesh = make_mesh(*plan.mesh_shape())
             lm = load_lm(plan.lm, plan.dtype, mesh)
-            with jax.default_device(jax.local_devices(backend="cpu")[0]):  # until they are split over the devices
+            with _on_host():  # until they are split over the devices
                 loaded = load_saes(names, plan.hook, plan.dtype, lm)
             results = _evaluated(plan, lm, loaded, mesh, checkpoints, progress)
         except InputError:
@@ -265,10 +267,18 @@ def _evaluated(
     return dataclasses.replace(results, entries=entries)
 
 
-def _end_without(gone: Sequence[int]) -> NoReturn:
+def _on_host() -> AbstractContextManager:
+    """New arrays in the memory of the host, where JAX has a CPU beside the accelerators."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return contextlib.nullcontext()
+
+
+def _end_without(gone: Sequence[int], error: Exception) -> NoReturn:
     """End at once: the ordinary way out waits for processes that are gone."""
-    who = ", ".join(map(str, gone)) or "none that can be named"
-    print(f"jsaeval: process {who} of {processes.count()} is gone; start all again with --resume", file=sys.stderr)
+    who, why = ", ".join(map(str, gone)), str(error).partition("\n")[0]
+    print(f"jsaeval: process {who} of {processes.count()} is gone ({why}); start all with --resume", file=sys.stderr)
     sys.stderr.flush()
     os._exit(1)
 

@@ -63,6 +63,8 @@ def make_mesh(data: int | None = None, model: int = 1, devices: Sequence[Any] | 
     data = n // model if data is None else data
     if data < 1 or data * model > n:
         raise InputError(f"mesh {data},{model}: {data * model} devices are needed, there are {n}")
+    if data * model < n and len({device.process_index for device in devices}) > 1:
+        raise InputError(f"mesh {data},{model}: with several processes all {n} devices have to be used")
     shape, names, types = (data, model), (DATA, MODEL), (AxisType.Auto,) * 2
     if devices[0].platform == "tpu" and data * model == n:
         # Neighbours on the model axis have to be neighbours on the torus.

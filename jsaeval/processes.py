@@ -23,6 +23,8 @@ from jsaeval.errors import InputError
 
 # Seconds without a sign of life after which a process counts as gone and the others end.
 HEARTBEAT = 40
+# Seconds that the others wait for an answer of the first one, which may be compiling.
+ANSWER = 3600
 
 
 def start(asked: str = "auto") -> None:
@@ -61,13 +63,13 @@ def _explicit(asked: str) -> dict[str, Any]:
 def launcher() -> str | None:
     """What started this process as one of several, as far as the environment says; JAX asks it for the rest."""
     env = os.environ
-    if int(env.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in env:
+    if int(env.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_NODELIST" in env:  # of srun; sbatch alone starts one
         return "Slurm"
     if int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
         return "Open MPI"
     if "," in env.get("TPU_WORKER_HOSTNAMES", "") or "MEGASCALE_COORDINATOR_ADDRESS" in env:
         return "GKE"
-    if "KUBERNETES_SERVICE_HOST" in env and "JOB_COMPLETION_INDEX" in env:
+    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(env) and importlib.util.find_spec("kubernetes"):
         return "Kubernetes"
     chips = any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
     if chips and importlib.util.find_spec("libtpu") is not None and env.get("JAX_PLATFORMS", "tpu").startswith("tpu"):
@@ -88,7 +90,7 @@ def from_first(make: Callable[[], Any]) -> Any:
     """What the first process makes of something that only it may see (a folder, a clock), on all; JSON.
 
     Raises:
-        InputError: the first process raised it.
+        InputError: the first process raised it, or an OSError.
     """
     if count() == 1:
         return make()
@@ -96,7 +98,7 @@ def from_first(make: Callable[[], Any]) -> Any:
     if is_first():
         try:
             content = json.dumps({"value": make()}).encode()
-        except InputError as error:
+        except (InputError, OSError) as error:
             content = json.dumps({"error": str(error)}).encode()
     found = json.loads(broadcast(content))
     if "error" in found:
@@ -115,6 +117,18 @@ def broadcast(content: bytes) -> bytes:
     return np.asarray(multihost_utils.broadcast_one_to_all(own), np.uint8).tobytes()
 
 
+def first_decides(question: str, answer: bool) -> bool:
+    """The answer of the first process, on all; every question is asked once, by all. Does not wait for devices."""
+    if count() == 1:
+        return answer
+    client = distributed.global_state.client
+    assert client is not None
+    if is_first():
+        client.key_value_set(f"jsaeval/{question}", str(int(answer)))
+        return answer
+    return client.blocking_key_value_get(f"jsaeval/{question}", 1000 * ANSWER) == "1"
+
+
 def agree(parts: Mapping[str, Any] | None) -> None:
     """Go on only if every process is about to do the same.
 
@@ -126,7 +140,7 @@ def agree(parts: Mapping[str, Any] | None) -> None:
     """
     if count() == 1:
         return
-    names = ("plan", "LM", "text", "SAE")
+    names = ("plan", "version", "LM", "text", "SAE", "how")
     digests = np.zeros((len(names), 32), np.uint8)
     if parts is not None:
         for digest, name in zip(digests, names, strict=True):

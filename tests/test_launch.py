@@ -20,7 +20,8 @@ STAND_IN = """#!/usr/bin/env bash
 echo "$(basename "$0") $*" >> "$CALLS"
 [[ ! -t 0 && $(basename "$0") == kubectl ]] && cat > "$CALLS.stdin"
 case "$*" in
-  *describe* | *"jsaeval run"*)
+  *delete* | *describe* | *"jsaeval run"*)
+    [[ "$*" == *delete* ]] && { [[ -e "$ANSWERS.delete" ]] || exit 0; rm "$ANSWERS.delete"; exit 1; }
     read -r code output < "$ANSWERS"
     sed -i 1d "$ANSWERS"
     echo "$output"
@@ -37,7 +38,9 @@ def launch(tmp_path):
         (tmp_path / name).write_text(STAND_IN)
         (tmp_path / name).chmod(0o755)
 
-    def run(script, *arguments, answers=(), **more):
+    def run(script, *arguments, answers=(), gcloud=None, **more):
+        if gcloud is not None:
+            (tmp_path / "gcloud").write_text(gcloud)
         (tmp_path / "answers").write_text("".join(f"{answer}\n" for answer in answers))
         environment = os.environ | {
             "PATH": f"{tmp_path}:{os.environ['PATH']}",
@@ -63,7 +66,7 @@ def count(calls, word):
 def test_shellcheck(script):
     checker = Path(sys.executable).with_name("shellcheck")
     subprocess.run([checker if checker.exists() else shutil.which("shellcheck"), script], check=True)
-    assert len(script.read_text().splitlines()) <= 80 and os.access(script, os.X_OK)
+    assert len(script.read_text().splitlines()) <= 100 and os.access(script, os.X_OK)
 
 
 def test_a_queued_resource_is_tried_again_until_the_run_is_done(launch):
@@ -84,6 +87,22 @@ def test_bad_input_is_not_tried_again(code, launch):
     assert done.returncode == code
     assert count(calls, "queued-resources create") == count(calls, "queued-resources delete") == 1
     assert "--spot" not in " ".join(calls)
+    assert calls[-2].endswith("jsaeval run --out sweep --resume  --zone z")
+
+
+def test_a_slice_is_given_back_whatever_happens(launch, tmp_path):
+    """The first deletion fails, and what asks for its state is broken."""
+    (tmp_path / "answers.delete").touch()
+    done, calls = launch("queued_resource.sh", *QUEUED, "--retries", "1", "--", answers=["1 "] * 10)
+    assert done.returncode == 1 and count(calls, "describe") == 10
+    assert count(calls, "queued-resources delete sweep --force") == 2
+
+
+def test_ctrl_c_gives_the_slice_back(launch, tmp_path):
+    """While the run is on its way: `gcloud` sends the signal to the script, which waits for it."""
+    interrupt = STAND_IN.replace('case "$*" in', '[[ "$*" == *scp* ]] && kill -TERM "$PPID"\ncase "$*" in')
+    done, calls = launch("queued_resource.sh", *QUEUED, "--", answers=["0 ACTIVE"], gcloud=interrupt)
+    assert done.returncode == 130 and count(calls, "queued-resources delete sweep --force") == 1
 
 
 def test_it_gives_up(launch):
@@ -99,6 +118,7 @@ def test_the_manifest_for_gke(launch, tmp_path):
     job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2, 3]
     assert manifest["metadata"]["name"] == "sweep" and job["parallelism"] == job["completions"] == 4
     assert container["args"] == ["run", "--out", "sweep", "--resume", *words]
     assert container["image"] == "I" and container["resources"]["limits"]["google.com/tpu"] == 4
@@ -111,6 +131,8 @@ def test_slurm_queues_itself_again_after_a_checkpoint(code, requeued, launch):
     assert done.returncode == code
     assert calls[0] == "srun --kill-on-bad-exit=1 v/bin/jsaeval run --resume --sae a/*"
     assert calls[1:] == (["scontrol requeue 7"] if requeued else [])
+    _, calls = launch("slurm.sh", answers=[f"{code} "], SLURM_JOB_ID="7", SLURM_RESTART_COUNT="20")
+    assert count(calls, "requeue") == requeued  # of before
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,24 @@ esac
 do_it() { if [[ -n $dry ]]; then printf '%q ' "$@"; echo; else "$@"; fi; }
 tpus() { do_it gcloud compute tpus "$@" --zone "${given[zone]}"; }
 is_ready() {
-  local state=''
+  local state='' failures=0
   while [[ $state != ACTIVE && -z $dry ]]; do
-    state=$(tpus queued-resources describe "$name" --format 'value(state.state)')
+    state=$(tpus queued-resources describe "$name" --format 'value(state.state)') || ((++failures < 10)) || return 1
     case $state in ACTIVE) ;; FAILED | SUSPENDED) return 1 ;; *) sleep "${POLL:-30}" ;; esac
   done
 }
+# A slice costs money until it is deleted, so whatever ends this script deletes it.
+asked=''
+give_back() {
+  [[ -n $asked ]] || return 0
+  for _ in 1 2 3; do
+    if tpus queued-resources delete "$name" --force --quiet; then asked=''; return 0; fi
+    sleep "${POLL:-30}"
+  done
+  echo "$0: $name in ${given[zone]} could not be deleted; delete it yourself, it costs money" >&2
+}
+trap give_back EXIT
+trap 'exit 130' INT TERM HUP
 everywhere() { tpus tpu-vm ssh "$name" --worker all --command "$1"; }
 
 # gcsfuse keeps the bucket in reach; Python of the images is too old, so uv brings one.
@@ -58,19 +70,22 @@ curl -LsSf https://astral.sh/uv/install.sh | sh
 .local/bin/uv venv -q --clear --python 3.12 venv
 .local/bin/uv pip install -q --python venv/bin/python "\$(ls ./*.whl)[tpu]"
 END
-printf -v flags '%q ' "$@"
+flags=''
+if (($#)); then printf -v flags '%q ' "$@"; fi
 work="cd runs && ../venv/bin/jsaeval run --out $name --resume $flags"
 
-do_it "${PYTHON:-python3}" -m pip wheel --quiet --no-deps --wheel-dir dist .
+wheels=$(mktemp -d)
+do_it "${PYTHON:-python3}" -m pip wheel --quiet --no-deps --wheel-dir "$wheels" .
 for ((try = 1; try <= retries; try++)); do
+  asked=yes
   tpus queued-resources create "$name" --node-id "$name" --accelerator-type "${given[type]}" \
     --runtime-version "$image" "${create[@]}"
   code=1
-  if is_ready && tpus tpu-vm scp dist/jsaeval-*.whl "$name:" --worker all && everywhere "$install"; then
+  if is_ready && tpus tpu-vm scp "$wheels"/*.whl "$name:" --worker all && everywhere "$install"; then
     code=0
     everywhere "$work" || code=$?
   fi
-  tpus queued-resources delete "$name" --force --quiet
+  give_back
   # 0 done, 2 bad input, 3 some SAEs failed: another try would change nothing.
   case $code in 0 | 2 | 3) exit "$code" ;; esac
   echo "$0: try $try of $retries ended with $code" >&2

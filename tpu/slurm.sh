@@ -12,6 +12,8 @@
 #SBATCH --open-mode append
 set -euo pipefail
 
+# One process a node takes all of its GPUs; JAX would give it one.
+export JAX_LOCAL_DEVICE_IDS=${JAX_LOCAL_DEVICE_IDS:-$(seq -s, 0 $((${SLURM_GPUS_ON_NODE:-1} - 1)))}
 if [[ ${1:-} == --dry-run ]]; then
   shift
   echo srun --kill-on-bad-exit=1 "${VENV:-.venv}/bin/jsaeval" run --resume "$@"
@@ -19,7 +21,7 @@ if [[ ${1:-} == --dry-run ]]; then
 fi
 code=0
 srun --kill-on-bad-exit=1 "${VENV:-.venv}/bin/jsaeval" run --resume "$@" || code=$?
-if [[ $code == 143 ]]; then
+if [[ $code == 143 && ${SLURM_RESTART_COUNT:-0} -lt 20 ]]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -193,15 +193,21 @@ def build(
         InputError: a weight is NaN or infinite.
     """
 
+    bad: dict[str, None] = {}
+
     def on_devices(name: str, array: LazyArray) -> jax.Array:
+        def read(index: Index) -> np.ndarray:
+            part = np.asarray(array[index], dtype)
+            if not np.isfinite(part).all():
+                bad[name] = None
+            return part
+
         if mesh is None:
-            return jnp.asarray(array.whole(), dtype)
+            return jnp.asarray(read((slice(None),) * len(array.shape)))
         owner, field = (Blocks, name.removeprefix("blocks.")) if name.startswith("blocks.") else (Decoder, name)
-        return array_of(array.shape, spec_of(owner, field), mesh, lambda index: np.asarray(array[index], dtype))
+        return array_of(array.shape, spec_of(owner, field), mesh, read)
 
     device = {name: on_devices(name, array) for name, array in arrays.items()}
-    finite = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.isfinite(x).all(), tree))(device)
-    bad = [name for name, is_finite in finite.items() if not is_finite]
     if bad:
         raise InputError(f"{card.source}: NaN or Inf in the weights ({', '.join(bad)})")
     frequency = inverse_frequencies(config.rotary_dims, config.rope_theta, config.rope_scaling)

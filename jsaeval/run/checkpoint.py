@@ -9,7 +9,8 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from safetensors.numpy import load, save
 from jsaeval import processes
 from jsaeval.cache import atomic
 from jsaeval.errors import InputError
+from jsaeval.lm.card import card_of
+from jsaeval.lm.protocol import HostLM
 from jsaeval.run.state import PassState
+from jsaeval.sae.module import SAE
 
 
 FOLDER = "checkpoint"
@@ -41,9 +45,25 @@ class Ended(Exception):
 Identity = dict[str, Any]
 
 
-def identity(lm: str, text: str, saes: Mapping[str, str]) -> Identity:
-    """What a run is a run of, beside its plan: SHA-256 of the LM, of the token ids, and of each SAE."""
-    return {"LM": lm, "text": text, "SAE": dict(saes)}
+def identity(lm: HostLM, text: str, saes: Sequence[SAE]) -> Identity:
+    """What a run is a run of, beside its plan: the version, the LM and each SAE with how they are read, and SHA-256 of
+    the token ids."""
+    card = card_of(lm)
+    about = [getattr(lm, "config", None), card.special_ids, card.pad]
+    return {
+        "version": metadata.version("jsaeval"),
+        "LM": _digest(card.sha256, *about),
+        "text": text,
+        "SAE": {sae.card.name: _digest(sae.card.sha256, *_how_it_reads(sae)) for sae in saes},
+    }
+
+
+def _how_it_reads(sae: SAE) -> tuple[Any, ...]:
+    return sae.architecture, sae.input_norm, sae.b_pre is None, sae.card.declared
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest()
 
 
 class Checkpoints:
@@ -73,14 +93,14 @@ class Checkpoints:
         say: Callable[[str], None] = lambda line: None,
     ):
         self.folder, self.every, self.resumed_rows, self.opened = folder, every, 0, False
+        self._how, self._asked = {"resume": resume, "folder": str(folder)}, 0
         self._stop, self._say = stop, say
         self._identity: Identity = {"plan": dict(plan or {})}
         self._before = None if ended is None or not resume else self._identity | ended
         self._ended = self._before is not None
         self._passes: dict[str, PassState] = {}
         self._number, self._last, self._cost = 0, time.monotonic(), 0.0
-        if resume and folder is not None:
-            self._read_newest(folder)
+        self._read_newest(folder if resume else None)
 
     def open(self, identity: Identity) -> None:
         """Begin: say what the run is a run of.
@@ -92,7 +112,7 @@ class Checkpoints:
         """
         self._identity |= identity
         self.opened = True
-        processes.agree(self._identity)
+        processes.agree(self._identity | {"how": self._how})
         self._check(self._identity)
         if self._ended:
             raise Ended
@@ -100,13 +120,14 @@ class Checkpoints:
             self._say(f"going on after {self.resumed_rows:,} rows")
         self._last = time.monotonic()
 
-    def _read_newest(self, folder: Path) -> None:
+    def _read_newest(self, folder: Path | None) -> None:
         """Of the first process, which writes them; the others may not even see the folder."""
-        content = processes.broadcast(self._newest(folder) if processes.is_first() else b"")
-        if found := _unpack(content):
+        content = self._newest(folder) if processes.is_first() and folder is not None else b""
+        if found := _unpack(processes.broadcast(content)):
             (self._before, self._passes), self._ended = found, False
             self.resumed_rows = sum(state.rows for state in self._passes.values())
-            self._check({"plan": self._identity["plan"]})
+            if processes.count() == 1:  # of several, all have to come to `open`
+                self._check({"plan": self._identity["plan"]})
 
     def _newest(self, folder: Path) -> bytes:
         """The newest checkpoint that is whole; nothing where there is none."""
@@ -133,14 +154,8 @@ class Checkpoints:
         """Where a pass was; `name` is that of its hook."""
         return self._passes.get(name)
 
-    def offer(self, name: str, state: Callable[[], PassState], may_save: bool = True) -> None:
-        """Between two batches: keep the state of a pass if it is time.
-
-        Args:
-            name: of the hook.
-            state: makes it; called only if it is kept.
-            may_save: whether it may be made by one process alone, whose clock is not that of the others. To stop, all
-                make it.
+    def offer(self, name: str, state: Callable[[], PassState]) -> None:
+        """Between two batches: keep the state of a pass if it is time. `state` makes it; `name` is that of the hook.
 
         Raises:
             Stopped: the run was asked to stop.
@@ -151,9 +166,14 @@ class Checkpoints:
                 raise Stopped
             return
         wait = max(self.every, PACE * self._cost) if self.every else 0.0
-        if stop or (may_save and time.monotonic() - self._last >= wait):
+        self._asked += 1
+        due = stop or time.monotonic() - self._last >= wait
+        if processes.first_decides(f"checkpoint/{self._asked}", due):
+            start = time.monotonic()
             self.done(name, state())
             self._write(self.folder)
+            self._last = time.monotonic()
+            self._cost = self._last - start
         if stop:
             raise Stopped
 
@@ -162,14 +182,16 @@ class Checkpoints:
         self._passes[name] = state
 
     def stop_early(self) -> None:
-        """Raises Stopped if the run was asked to stop where there is nothing to keep."""
+        """Where a pass has nothing to keep yet: raises Stopped if the run was asked to stop."""
         if self._stop():
+            if self._passes and self.folder is not None:
+                self._write(self.folder)
             raise Stopped
 
     def _write(self, folder: Path) -> None:
         if not processes.is_first():
             return
-        start, self._number = time.monotonic(), self._number + 1
+        self._number += 1
         try:
             folder.mkdir(parents=True, exist_ok=True)
             content = _pack(self._identity, self._passes)
@@ -180,8 +202,6 @@ class Checkpoints:
                 old.unlink(missing_ok=True)
         except OSError as error:
             self._say(f"{folder}: the checkpoint cannot be written ({error.strerror}); going on without it")
-        self._last = time.monotonic()
-        self._cost = self._last - start
 
 
 def unfinished(folder: Path) -> bool:

@@ -15,7 +15,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Integer
 
-from jsaeval import processes
 from jsaeval.corpus.masks import Masks
 from jsaeval.errors import InputError
 from jsaeval.forward.batch import GROUPS, Known, batch_statistics
@@ -258,9 +257,7 @@ def _main_pass(
             everything.add_latents(placed.fetch(counts))
             counts = fresh_counts()
         if batch.start + batch.n_rows < len(tokens):
-            # To fetch counters, all processes have to work together.
-            alone = processes.count() == 1 or n_done % FLUSH_EVERY == 0
-            checkpoints.offer(hook.name, state, may_save=alone)
+            checkpoints.offer(hook.name, state)
     everything.add_latents(placed.fetch(counts))
     counts = ()
     return state()

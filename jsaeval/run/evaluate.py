@@ -152,7 +152,7 @@ def evaluate(
         raise InputError("lm_cache: written by one process only; leave it out where a run has several")
     cache = None if lm_cache is None else LMCache.of(Path(lm_cache), lm, setting.precision, data.sha256())
     checkpoints = checkpoints or Checkpoints()
-    hashes = identity(card_of(lm).sha256, data.sha256(), {sae.card.name: sae.card.sha256 for sae in saes})
+    hashes = identity(lm, data.sha256(), saes)
     checkpoints.open(hashes)
 
     results: dict[int, SAEResult | Failed] = {}

@@ -154,5 +154,5 @@ def _check_value(path: Path, key: str, value: Any) -> None:
     if isinstance(choices[0], str):
         if value not in choices:
             raise InputError(f"--config {path}: {key} = {value!r}; known: {', '.join(choices)}")
-    elif type(value) is not choices[0]:
+    elif type(value) is not choices[0] and not (choices[0] is float and type(value) is int):
         raise InputError(f"--config {path}: {key} = {value!r}; {choices[0].__name__} was expected")

@@ -1,5 +1,6 @@
 """A run that is interrupted anywhere ends with the very same numbers; a checkpoint is whole, and of this run."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -19,7 +20,7 @@ from tests.tiny import HOOK, tiny_sae
 
 
 ROWS, BATCH, CONTROL_ROWS = 11, 2, 3
-OF = identity("lm", "text", {"a": "1"})
+OF = {"LM": "lm", "text": "text", "SAE": {"a": "1"}}
 SAES = [tiny_sae("topk", d_sae=24), tiny_sae("relu", input_norm="expected_average")]
 
 
@@ -103,6 +104,21 @@ def test_stopped_while_it_calibrates(lm, data, tmp_path):
     assert not unfinished(tmp_path.parent) and not list(tmp_path.iterdir())
 
 
+def test_stopped_while_the_second_hook_calibrates(lm, data, tmp_path):
+    """The first one is kept."""
+    stops = iter([False] * 10 + [True])
+    with pytest.raises(Stopped):
+        evaluate(
+            lm,
+            [tiny_sae("relu"), tiny_sae("topk", hook="blocks.0.hook_mlp_out")],
+            tokens=data[0].astype(np.int32),
+            mesh=make_mesh(1),
+            setting=Setting(batch=4, control_rows=2),
+            checkpoints=Checkpoints(tmp_path, stop=lambda: next(stops)),
+        )
+    assert Checkpoints(tmp_path, resume=True).resumed_rows == ROWS
+
+
 def test_several_hooks(lm, data, tmp_path):
     """A pass that came to its end is not run again."""
     saes, setting = [tiny_sae("relu"), tiny_sae("topk", hook="blocks.0.hook_mlp_out")], Setting(batch=4, control_rows=2)
@@ -169,10 +185,10 @@ def test_the_last_two_are_kept_and_a_damaged_one_is_seen(lm, data, whole, tmp_pa
 @pytest.mark.parametrize(
     ("now", "plan", "message"),
     [
-        (identity("lm2", "text", {"a": "1"}), {"rows": 4}, "LM was lm, now lm2"),
-        (identity("lm", "text", {"a": "2" * 64}), {"rows": 4}, "SAE a was 1, now 222222222222…"),
-        (identity("lm", "text", {"b": "1"}), {"rows": 4}, "SAE a was 1, now not given"),
-        (identity("lm", "other", {"a": "1"}), {"rows": 4}, "text was text, now other"),
+        (OF | {"LM": "lm2", "text": "text", "SAE": {"a": "1"}}, {"rows": 4}, "LM was lm, now lm2"),
+        (OF | {"LM": "lm", "text": "text", "SAE": {"a": "2" * 64}}, {"rows": 4}, "SAE a was 1, now 222222222222…"),
+        (OF | {"LM": "lm", "text": "text", "SAE": {"b": "1"}}, {"rows": 4}, "SAE a was 1, now not given"),
+        (OF | {"LM": "lm", "text": "other", "SAE": {"a": "1"}}, {"rows": 4}, "text was text, now other"),
         (OF, {"rows": 8}, "plan rows was 4, now 8"),
     ],
 )
@@ -238,6 +254,17 @@ def test_clear_leaves_what_is_not_ours(tmp_path):
     (folder / "notes.txt").touch()
     clear(tmp_path)
     assert (folder / "notes.txt").exists()
+
+
+def test_what_a_run_is_a_run_of(lm):
+    """Beside the weights: how they are read."""
+    sae = tiny_sae("topk")
+    of = identity(lm, "text", [sae])
+    assert of == identity(lm, "text", [tiny_sae("topk")]) and set(of) == {"version", "LM", "text", "SAE"}
+    for other in (dataclasses.replace(sae, k=4), dataclasses.replace(sae, input_norm="layer_norm")):
+        assert identity(lm, "text", [other])["SAE"] != of["SAE"]
+    stretched = dataclasses.replace(lm, config=dataclasses.replace(lm.config, rope_theta=1e6))
+    assert identity(stretched, "text", [sae])["LM"] != of["LM"]
 
 
 def test_difference():

@@ -125,20 +125,23 @@ def test_both_have_to_do_the_same(home):
     codes, outputs = ended(start(home, "--out", "no", own=((), ("--seed", "1"))))
     assert codes == [2, 2], outputs
     assert all("process 1 of 2 has another plan than process 0" in output for output in outputs)
-    codes, outputs = ended(start(home, "--out", "no", own=((), ("--lm", "missing"))))
+    codes, outputs = ended(start(home, "--mesh", "1,4", "--out", "no", own=((), ("--lm", "missing"))))
     assert codes == [2, 2], outputs
     assert "process 1 of 2 cannot start" in outputs[0] and "LM 'missing': no such" in outputs[1]
+    codes, outputs = ended(start(home, "--mesh", "2,1", "--out", "no"))
+    assert codes == [2, 2] and "all 4 devices have to be used" in outputs[0], outputs
     assert not (home / "no").exists()
 
 
 @pytest.mark.parametrize(
     ("environment", "name"),
     [
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "1"}, "Slurm"),
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "a"}, "Slurm"),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "Open MPI"),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, "GKE"),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}, "Kubernetes"),
-        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}, None),  # needs a package of its own
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, None),  # of sbatch, without srun
+        ({"SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "a"}, None),
         ({}, None),
     ],
 )
@@ -166,7 +169,8 @@ def test_one_that_dies_ends_the_other(home, whole):
     codes, outputs = ended(started)
     print(f"the other ended after {time.monotonic() - begun:.0f} s")
     assert codes == [1, -signal.SIGKILL] and time.monotonic() - begun < 60
-    assert "process 1 of 2 is gone; start all again with --resume" in outputs[0], outputs[0]
+    assert "process 1 of 2 is gone" in outputs[0] and "start all with --resume" in outputs[0], outputs[0]
     codes, outputs = ended(start(home, *flags, "--resume"))
     assert codes == [0, 0], outputs
+    assert 0 < provenance(home / "died")["resumed_rows"] < ROWS
     same(home / "died", whole)
