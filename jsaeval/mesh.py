@@ -113,7 +113,7 @@ def _named_axes(hint: Any) -> str | None:
 def padded(tree: PyTree, mesh: Mesh, spec: P | None = None) -> PyTree:
     """The same with zeros added along split axes until the devices divide them; `spec`: of every array alike."""
 
-    def pad(spec: P, x: Array) -> Array:
+    def pad(spec: P, x: Array | np.ndarray) -> Array | np.ndarray:
         axes = [1 if name is None else mesh.shape[name] for name in spec]
         widths = [(0, -size % count) for size, count in zip(x.shape, axes, strict=False)]
         if not any(after for _, after in widths):

@@ -236,7 +236,7 @@ def test_it_takes_two_per_cent_at_most(tmp_path, monkeypatch):
     write = checkpoints._write
     checkpoints._write = lambda folder: (written.append(next(clock)), write(folder))
     checkpoints.done = lambda name, state: None
-    for _ in range(200):
+    for _ in range(1000):
         checkpoints.offer("hook", lambda: None)
     gaps = np.diff(written)
     assert len(gaps) > 2 and gaps[1:].min() >= 5
