@@ -103,7 +103,7 @@ def test_every_activation(kind):
     np.testing.assert_allclose(jsaeval.encode(sae, x, mesh=mesh), jsaeval.encode(sae, x), atol=1e-6)
 
 
-@pytest.mark.parametrize("site", [site for site in SITES if site != "hook_resid_post"])
+@pytest.mark.parametrize("site", ["attn.hook_z", "hook_resid_mid", "hook_mlp_out"])
 def test_hooks_inside_a_block(site, data):
     """At `attn.hook_z` the SAE reads the heads of all devices."""
     lm = tiny_lm()
