@@ -7,12 +7,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jsaeval.corpus.masks import Masks
-from jsaeval.forward.head import head, positions_at_once
+from jsaeval.forward.head import chunk_of, head
 from jsaeval.forward.splice import like, splice, suffix
 from jsaeval.forward.sums import by_bucket, over_row, square
 from jsaeval.hooks import Hook
 from jsaeval.lm.protocol import HostLM, Tap, no_tap
 from jsaeval.numerics import wide
+
+
+SUFFIX, HEAD = "suffix", "head"
 
 
 class Downstream(NamedTuple):
@@ -59,7 +62,8 @@ def downstream(
     if known is None:
         streams = jnp.concatenate([x[None], streams])
     observe, state = curve_tap(lm, n, streams, masks.metric) if curved else (no_tap, None)
-    finals, curve = suffix(lm, hook, residual, streams, observe, state)
+    with jax.named_scope(SUFFIX):
+        finals, curve = suffix(lm, hook, residual, streams, observe, state)
     if known is not None:
         finals = jnp.concatenate([known[None], finals])
 
@@ -72,8 +76,9 @@ def downstream(
         targets = jnp.concatenate([tokens[:, 1:], tokens[:, -1:]], axis=1)
         counted = masks.metric & jnp.pad(masks.valid[:, 1:], [(0, 0), (0, 1)])
         constant = jnp.zeros((0, *finals.shape[2:]), finals.dtype) if zero is None else zero
-        chunk = positions_at_once(len(finals), on_cpu)
-        ce, moving, still = head(lm.unembedding, finals, constant, targets, lm.vocab, chunk)
+        chunk = chunk_of(tokens.shape[1], on_cpu)
+        with jax.named_scope(HEAD):
+            ce, moving, still = head(lm.unembedding, finals, constant, targets, lm.vocab, chunk)
         ablated = jax.tree.map(lambda v: v[n], moving) if own_zero else jax.tree.map(lambda v: v[0], still)
         spliced = jax.tree.map(lambda v: v[:n], moving)
         rows |= {

@@ -1,8 +1,8 @@
 """Cross-entropy, KL divergence, top-1 agreement and total variation of many streams, without an array of logits.
 
-The head takes a few positions of one row at a time. There the logits of all streams exist for a moment, so that the
-clean distribution p and every spliced distribution q meet in one pass over the unembedding. Logits and sums over the
-vocabulary are float32 or better. Exponentials are taken of differences from the largest logit, and log p, log q
+The head takes a few positions at a time, and there one stream after the other: the logits of the clean distribution p
+and of one spliced distribution q exist for a moment, however many the streams. Logits and sums over the vocabulary are
+float32 or better. Exponentials are taken of differences from the largest logit, and log p, log q
 are never logarithms of softmax values: those are NaN where both underflow.
 
 Where the vocabulary is split over devices, each has its part of the logits, and only sums and maxima over the
@@ -44,7 +44,7 @@ def head(
     constant: Float[Array, "fixed position d_model"],
     targets: Int[Array, "row position"],
     vocab: int | None = None,
-    chunk_positions: int | None = None,
+    chunk: tuple[int, int] | None = None,
     reverse_kl: bool = False,
 ) -> tuple[Float[Array, "row position"], Against, Against]:
     """Compare the next-token distributions of streams with the clean one.
@@ -55,7 +55,7 @@ def head(
         constant: streams that are the same in every row (none: an array of length 0). Their logits are computed once.
         targets: the token that follows each position; what stands where there is none is the caller's to mask.
         vocab: rows of the whole matrix; those beyond only fill up the devices. Default: all are tokens.
-        chunk_positions: positions of a row that go through at once; bounds memory, changes nothing else. Default: what
+        chunk: positions of a row, and rows, that go through at once; bounds memory, changes nothing else. Default: what
             suits the default backend.
         reverse_kl: give KL(stream ‖ clean) as `kl`.
 
@@ -63,29 +63,29 @@ def head(
         CE of the clean stream; `Against` for the other streams, then for the constant ones, with axes (stream, row,
         position).
     """
-    n_streams, _, positions, _ = streams.shape
-    if chunk_positions is None:
-        chunk_positions = positions_at_once(n_streams, jax.default_backend() == "cpu")
-    size = min(positions, chunk_positions)
+    positions = streams.shape[2]
+    size, rows = chunk_of(positions, jax.default_backend() == "cpu") if chunk is None else chunk
+    size = min(positions, size)
 
     distribution = functools.partial(_distribution, unembedding, vocab)
+    against = functools.partial(_against, reverse_kl=reverse_kl)
 
     def at_positions(pieces):
         streams, constant, targets = pieces
         fixed = [distribution(hidden) for hidden in constant]
-        against = functools.partial(_against, reverse_kl=reverse_kl)
 
         def at_row(pieces):
             streams, targets = pieces
-            clean, *others = [distribution(hidden) for hidden in streams]
+            clean = distribution(streams[0])
             return (
                 clean.ce(targets),
-                _stack([against(clean, q, targets) for q in others], targets),
+                lax.map(lambda hidden: against(clean, distribution(hidden), targets), streams[1:]),
                 _stack([against(clean, q, targets) for q in fixed], targets),
             )
 
         # Differentiated, a chunk is computed again in the backward pass, or all logits would be kept for it.
-        return lax.map(jax.checkpoint(at_row), (jnp.moveaxis(streams, 1, 0), targets))
+        by_row = jnp.moveaxis(streams, 1, 0), targets
+        return lax.map(jax.checkpoint(at_row), by_row, batch_size=rows if rows > 1 else None)
 
     out = lax.map(at_positions, (_cut(streams, 2, size), _cut(constant, 1, size), _cut(targets, 1, size)))
 
@@ -97,10 +97,13 @@ def head(
     return jax.tree.map(join, out)
 
 
-def positions_at_once(n_streams: int, on_cpu: bool) -> int:
-    """On a CPU 32, so that a stream's logits stay in the cache; elsewhere 1,024 tokens over all streams, so that the
-    arithmetic on a chunk outweighs reading the unembedding for it."""
-    return 32 if on_cpu else max(16, 1024 // n_streams)
+def chunk_of(positions: int, on_cpu: bool) -> tuple[int, int]:
+    """Positions of a row, and rows, to take at once. On a CPU 32 tokens, so that their logits stay in the cache;
+    elsewhere about 256, so that reading the unembedding for them does not outweigh the arithmetic."""
+    if on_cpu:
+        return min(positions, 32), 1
+    size = min(positions, 256)
+    return size, max(1, 256 // size)
 
 
 class _Distribution(NamedTuple):

@@ -35,11 +35,11 @@ def expected(unembedding, streams, constant, targets):
     }
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 5, 21, 1000])
+@pytest.mark.parametrize("chunk", [None, (1, 1), (5, 1), (21, 2), (1000, 3), (4, 8)])
 def test_against_float64(chunk):
     arrays = inputs()
     single = [jnp.asarray(a, jnp.float32 if a.dtype == float else jnp.int32) for a in arrays]
-    ce, moving, still = jax.jit(lambda *a: head(*a, chunk_positions=chunk))(*single)
+    ce, moving, still = jax.jit(lambda *a: head(*a, chunk=chunk))(*single)
     want = expected(*arrays)
     np.testing.assert_allclose(ce, want["ce"][0], atol=2e-6)
     for name, value in want.items():
