@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PyTree
 
@@ -76,6 +76,13 @@ def make_mesh(data: int | None = None, model: int = 1, devices: Sequence[Any] | 
     return Mesh(np.array(devices[: data * model]).reshape(shape), names, axis_types=types)
 
 
+def platform_of(mesh: Mesh | AbstractMesh | None) -> str:
+    """What a program on this mesh (None: the default device) is for; a mesh without devices is one of accelerators."""
+    if mesh is None:
+        return jax.default_backend()
+    return "accelerator" if isinstance(mesh, AbstractMesh) else mesh.devices.flat[0].platform
+
+
 def specs(tree: PyTree) -> PyTree:
     """How every array of a pytree is split: a `PartitionSpec` in its place."""
     return jax.tree.unflatten(jax.tree.structure(tree), _specs_of_leaves(tree))
@@ -110,7 +117,7 @@ def _named_axes(hint: Any) -> str | None:
     return next((option.dim_str for option in named), None)
 
 
-def padded(tree: PyTree, mesh: Mesh, spec: P | None = None) -> PyTree:
+def padded(tree: PyTree, mesh: Mesh | AbstractMesh, spec: P | None = None) -> PyTree:
     """The same with zeros added along split axes until the devices divide them; `spec`: of every array alike."""
 
     def pad(spec: P, x: Array | np.ndarray) -> Array | np.ndarray:
@@ -124,7 +131,7 @@ def padded(tree: PyTree, mesh: Mesh, spec: P | None = None) -> PyTree:
     return jax.tree.map(pad, chosen, tree, is_leaf=lambda node: isinstance(node, P))
 
 
-def shardings(tree: PyTree, mesh: Mesh) -> PyTree:
+def shardings(tree: PyTree, mesh: Mesh | AbstractMesh) -> PyTree:
     """`specs` as shardings on a mesh."""
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(tree), is_leaf=lambda node: isinstance(node, P))
 

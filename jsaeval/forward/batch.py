@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
@@ -25,11 +25,13 @@ from jsaeval.forward.sums import by_bucket, no_norm_sums, norm_sums, over_row, r
 from jsaeval.hooks import Hook, parse_hook
 from jsaeval.lm.card import card_of
 from jsaeval.lm.protocol import HostLM
-from jsaeval.mesh import DATA, MODEL, pad_rows, padded, specs
+from jsaeval.mesh import DATA, MODEL, pad_rows, padded, platform_of, specs
 from jsaeval.numerics import wide, wide_dtype
 from jsaeval.sae.module import SAE
 
 
+# Names of the parts of the step, in profiles and in what `jsaeval.sizing` counts; `downstream` has two more.
+PREFIX, SAES = "prefix", "saes"
 GROUPS = ("norms", "reconstruction", "loss", "curve", "latents")
 # Tokens of all streams together that an accelerator takes through the blocks at a time: enough to outweigh reading the
 # weights, and a bound on memory however large the batch and however many the SAEs.
@@ -94,7 +96,7 @@ def batch_statistics(
     row_ids: Int[Array, " row"] | None = None,
     groups: Sequence[str] = GROUPS,
     keep: bool = False,
-    mesh: Mesh | None = None,
+    mesh: Mesh | AbstractMesh | None = None,
     tokens_at_once: int | None = None,
     precision: str = "highest",
 ) -> BatchStatistics:
@@ -131,7 +133,7 @@ def batch_statistics(
     masks = default_masks(lm, tokens) if masks is None else masks
     row_ids = jnp.arange(tokens.shape[0], dtype=jnp.int32) if row_ids is None else row_ids
     arrays, rest = eqx.partition(lm, eqx.is_array)
-    on_cpu = (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform) == "cpu"
+    on_cpu = platform_of(mesh) == "cpu"
     limit = tokens_at_once or (None if on_cpu else TOKENS_AT_ONCE)
     n_streams = 2 + len(saes) + (0 if controls is None else len(control_names(len(saes))))
 
@@ -233,8 +235,9 @@ def _statistics(
 ) -> BatchStatistics:
     saes, controls, hook = shared.saes, shared.controls, Hook(shared.block, site)
     tokens, masks, known, row_ids = per_row
-    residual = prefix(lm, hook, tokens) if known.residual is None else known.residual
-    x = at_hook(lm, hook, residual)
+    with jax.named_scope(PREFIX):
+        residual = prefix(lm, hook, tokens) if known.residual is None else known.residual
+        x = at_hook(lm, hook, residual)
     for sae in saes:
         if (sae.d_in, sae.d_out) != (x.shape[-1], x.shape[-1]):
             raise InputError(
@@ -242,14 +245,16 @@ def _statistics(
                 f"but {hook.site} of this LM has {x.shape[-1]}"
             )
 
-    codes = [Code(sae, sae.encode(x)) for sae in saes]
+    with jax.named_scope(SAES):
+        codes = [Code(sae, sae.encode(x)) for sae in saes]
     counts = tuple(count_latents(code.z, masks.metric) for code in codes) if "latents" in groups else ()
     rows, vectors = {"n": by_bucket(jnp.ones(tokens.shape, jnp.int32), masks.metric)}, {}
     if "reconstruction" in groups:
         sums, vectors["x_dev"] = _input_sums(x, shared.mean, masks.metric)
         rows |= sums
     needed = groups & {"reconstruction", "loss", "curve"} or controls is not None
-    replacements = [Replacement(code.sae.decode(code.z, x) if needed else x, code) for code in codes]
+    with jax.named_scope(SAES):
+        replacements = [Replacement(code.sae.decode(code.z, x) if needed else x, code) for code in codes]
     if controls is not None:
         replacements += control_replacements(controls, x, replacements, row_ids)
 

@@ -1,0 +1,103 @@
+"""Shapes of language models, for sizing: from a name or a `config.json` alone, without weights."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jsaeval.errors import InputError, nearest
+from jsaeval.lm.config import DecoderConfig
+from jsaeval.lm.decoder import Blocks, Decoder
+
+
+def _shape(blocks: int, d_model: int, heads: tuple[int, int, int], d_mlp: int, vocab: int, **more) -> DecoderConfig:
+    """`heads`: of queries, of keys and values, and their width."""
+    n_heads, n_kv_heads, d_head = heads
+    return DecoderConfig(
+        family="llama",
+        n_blocks=blocks,
+        d_model=d_model,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        d_head=d_head,
+        d_mlp=d_mlp,
+        vocab=vocab,
+        context=more.pop("context", 8192),
+        norm_eps=1e-5,
+        rotary_dims=d_head,
+        **more,
+    )
+
+
+# As their configurations say. Gemma's soft caps, windows and further norms, which hardly cost anything, are left out.
+SHAPES = {
+    "smollm2-135m": _shape(30, 576, (9, 3, 64), 1536, 49152, tied_embedding=True),
+    "gemma-2-2b": _shape(26, 2304, (8, 4, 256), 9216, 256000, tied_embedding=True),
+    "gemma-2-9b": _shape(42, 3584, (16, 8, 256), 14336, 256000, tied_embedding=True),
+    "gemma-2-27b": _shape(46, 4608, (32, 16, 128), 36864, 256000, tied_embedding=True),
+    "llama-3.1-8b": _shape(32, 4096, (32, 8, 128), 14336, 128256, context=131072),
+    "llama-3.1-70b": _shape(80, 8192, (64, 8, 128), 28672, 128256, context=131072),
+}
+_KEYS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
+_UNGATED = ("gpt2", "gpt_neox")
+
+
+def shape_of(name: str) -> DecoderConfig:
+    """The shape of a named LM, or of one whose `config.json` (or folder) is given; the family does not matter.
+
+    Raises:
+        InputError: neither, or a configuration without these numbers.
+    """
+    if name in SHAPES:
+        return SHAPES[name]
+    path = Path(name)
+    path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(
+            f"--lm {name!r}: no such shape{nearest(name, SHAPES)}; a config.json or a folder with one would do"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config = config.get("text_config", config)
+        blocks, d_model, heads, d_mlp, vocab = (int(config[key]) for key in _KEYS)
+        kv_heads = int(config.get("num_key_value_heads") or heads)
+        d_head = int(config.get("head_dim") or d_model // heads)
+        context = int(config.get("max_position_embeddings", 8192))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not the configuration of a decoder ({error} is missing or no number)") from None
+    if min(blocks, d_model, heads, d_mlp, vocab, kv_heads, d_head) < 1 or heads % kv_heads:
+        raise InputError(f"{path}: a decoder cannot have this shape; heads have to divide among key-value heads")
+    more = {
+        "gated": config.get("model_type") not in _UNGATED,
+        "tied_embedding": bool(config.get("tie_word_embeddings")),
+    }
+    return _shape(blocks, d_model, (heads, kv_heads, d_head), d_mlp, vocab, context=context, **more)
+
+
+def abstract_decoder(config: DecoderConfig, dtype: jnp.dtype) -> Decoder:
+    """A decoder of a shape; its arrays are `jax.ShapeDtypeStruct`s. Biases are left out."""
+
+    def array(*size: int, dtype: jnp.dtype = dtype) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(size, dtype)
+
+    n, d, group = config.n_blocks, config.d_model, config.queries_per_kv
+    blocks = jax.eval_shape(
+        lambda *arrays: Blocks(*arrays),
+        array(n, d),
+        array(n, d, config.n_kv_heads, group + 2, config.d_head),
+        array(n, config.n_kv_heads, group * config.d_head, d),
+        array(n, d),
+        array(n, 1 + config.gated, d, config.d_mlp),
+        array(n, config.d_mlp, d),
+    )
+    return jax.eval_shape(
+        lambda embedding, blocks, norm, frequency, head: Decoder(
+            embedding, blocks, norm, frequency, lm_head=head, config=config
+        ),
+        array(config.vocab, d),
+        blocks,
+        array(d),
+        array(config.d_head // 2, dtype=jnp.dtype(jnp.float32)),
+        None if config.tied_embedding else array(config.vocab, d),
+    )
