@@ -1,0 +1,4 @@
+from jsaeval.cli import entry
+
+
+entry()

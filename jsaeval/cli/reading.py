@@ -1,0 +1,82 @@
+"""`jsaeval compare`, `jsaeval report` and `jsaeval show`: what only reads what is there."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from jsaeval.cache import atomic
+from jsaeval.errors import InputError
+from jsaeval.report.compared import compared, show_compared
+from jsaeval.report.describe import describe
+from jsaeval.report.page import page
+from jsaeval.report.tidy import tidy
+from jsaeval.run.compare import compare as compare_folders
+from jsaeval.run.folder import PAGE, read_report, write_rendered
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Is one SAE better than another? Paired differences on the same rows, with intervals."""
+
+    folder_a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER_A")]
+    """The folder of a run."""
+    folder_b: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[FOLDER_B]")] = None
+    """The folder of another run on the same rows. Default: two SAEs of the first."""
+    sae_a: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Which SAE of the first folder. Default: the only one."""
+    sae_b: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Which SAE of the second folder. Default: the only one, or those of the same names."""
+    seed: int = 0
+    """Of the bootstrap."""
+    out: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """JSON file for the numbers."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Make the page, report.csv and report.parquet of a run again, from its report.json."""
+
+    folder: tyro.conf.Positional[str]
+    """The folder of a run."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show what an SAE or a language model is: shapes, activation, hook, where it came from."""
+
+    name: tyro.conf.Positional[str]
+    """A name, a file or a folder."""
+
+
+def compare(command: Compare) -> int:
+    """Print the differences; returns the exit code."""
+    if command.out is not None and not Path(command.out).parent.is_dir():
+        raise InputError(f"--out {command.out}: there is no folder {Path(command.out).parent}")
+    second = None if command.folder_b is None else Path(command.folder_b)
+    pairs = compare_folders(Path(command.folder_a), second, command.sae_a, command.sae_b, command.seed)
+    show_compared(pairs, Console(width=None if sys.stdout.isatty() else 120))
+    if command.out is not None:
+        with atomic(Path(command.out)) as temporary:
+            temporary.write_text(json.dumps(compared(pairs), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        print(command.out)
+    return 0
+
+
+def report(command: Report) -> int:
+    """Write the page again; returns the exit code."""
+    folder = Path(command.folder)
+    made = read_report(folder)
+    write_rendered(folder, page(made), tidy(made))
+    print(folder / PAGE)
+    return 0
+
+
+def show(command: Show) -> int:
+    """Print what it is; returns the exit code."""
+    print(describe(command.name))
+    return 0
