@@ -61,8 +61,8 @@ def sizing(lm: str, found: Estimate, compiled: Compiled | None, tokens: int) -> 
     made |= {"parts": parts, "collectives": _collectives(found)}
     made |= {"intensity": found.intensity, "balance": chip.rate / chip.bandwidth}
     made |= {"seconds_per_step": found.seconds, "limit": found.limit, "tokens_per_step": found.tokens_per_step}
-    made |= {"tokens_per_s": found.tokens_per_s, "tokens": tokens, "hours": tokens / found.tokens_per_s / 3600}
-    return made | {"chip_hours": found.chip_hours(tokens)}
+    made |= {"tokens_per_s": found.tokens_per_s, "tokens": tokens, "hours": found.hours(tokens)}
+    return made | {"chip_hours": found.hours(tokens) * found.machine.chips}
 
 
 def _flags(found: Estimate) -> str:

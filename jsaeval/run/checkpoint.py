@@ -150,12 +150,22 @@ class Checkpoints:
     def _home(self) -> str:
         return "" if self.folder is None else str(self.folder.parent)
 
+    @property
+    def newest(self) -> int:
+        """Number of the newest checkpoint; 0: there is none."""
+        return self._number
+
     def state(self, name: str) -> PassState | None:
         """Where a pass was; `name` is that of its hook."""
         return self._passes.get(name)
 
-    def offer(self, name: str, state: Callable[[], PassState]) -> None:
-        """Between two batches: keep the state of a pass if it is time. `state` makes it; `name` is that of the hook.
+    def offer(self, name: str, state: Callable[[], PassState], settle: Callable[[], Any] = lambda: None) -> None:
+        """Between two batches: keep the state of a pass if it is time.
+
+        Args:
+            name: of the hook.
+            state: makes the state.
+            settle: waits for the batches that are under way. That is no cost of the checkpoint.
 
         Raises:
             Stopped: the run was asked to stop.
@@ -169,6 +179,7 @@ class Checkpoints:
         self._asked += 1
         due = stop or time.monotonic() - self._last >= wait
         if processes.first_decides(f"checkpoint/{self._asked}", due):
+            settle()
             start = time.monotonic()
             self.done(name, state())
             self._write(self.folder)

@@ -228,6 +228,9 @@ def _main_pass(
         side.keep(batch, found)
         progress("measuring", batch.n_rows * tokens.shape[1], tokens.size)
 
+    def settle() -> None:
+        jax.block_until_ready((counts, [lines for _, lines, _ in pending]))
+
     def state() -> PassState:
         while pending:
             collect(*pending.pop(0))
@@ -257,7 +260,7 @@ def _main_pass(
             everything.add_latents(placed.fetch(counts))
             counts = fresh_counts()
         if batch.start + batch.n_rows < len(tokens):
-            checkpoints.offer(hook.name, state)
+            checkpoints.offer(hook.name, state, settle)
     everything.add_latents(placed.fetch(counts))
     counts = ()
     return state()

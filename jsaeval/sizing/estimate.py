@@ -5,6 +5,7 @@ are bounds from below, not forecasts.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from jsaeval.mesh import DATA, MODEL
@@ -102,8 +103,9 @@ class Estimate:
         """FLOPs per byte of memory traffic."""
         return self.flops_per_chip / self.cost.traffic.total()
 
-    def chip_hours(self, tokens: int) -> float:
-        return tokens / self.tokens_per_s * self.machine.chips / 3600
+    def hours(self, tokens: int) -> float:
+        """For so many tokens, in whole steps."""
+        return math.ceil(tokens / self.tokens_per_step) * max(self.seconds.values()) / 3600
 
 
 def estimate(job: Job, machine: Machine, model: int, rows: int) -> Estimate:
