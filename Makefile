@@ -21,9 +21,9 @@ run: install
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not peers and not tpu and not slow'
 
-# The long form of what `make test` runs in short.
-test-slow: install
-	$(BIN)/python -m pytest -m slow -s
+# The long form of what `make test` runs in short, and the TPU compiler.
+test-slow: install $(VENV)-tpu/.installed
+	$(BIN)/python -m pytest -m 'slow or tpu' -s
 
 # Parity with torch and transformers, and with SAELens, each in an environment of its own.
 test-peers: install $(VENV)-peers/.installed $(VENV)-saelens/.installed

@@ -5,6 +5,9 @@
 Two runs on the same rows, without checkpoints and with one every 30 s, each under JAX's profiler. The device counts as
 busy while any thread executes a part of a compiled program; idle is the rest of the time from the end of the first
 batch to the end of the last.
+
+Measured on 2 x86-64 cores, SmolLM2-135M in float32, 256 rows of 128: idle 1.12 % of 142 s without and 1.14 % of 150 s
+with checkpoints, of which 4 were written. Six and a half minutes.
 """
 
 import tempfile

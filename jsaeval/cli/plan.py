@@ -1,20 +1,19 @@
 """`jsaeval plan`: what a run would need on a machine that is not here."""
 
-import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 
-from jsaeval.cache import atomic
+from jsaeval.cli.files import check_file, write_json
 from jsaeval.errors import InputError
 from jsaeval.forward.batch import GROUPS
 from jsaeval.hooks import Hook, parse_hook
 from jsaeval.lm.shapes import shape_of
 from jsaeval.report.sizing import show_sizing, sizing
+from jsaeval.run.engine import CONTROLLED
 from jsaeval.run.plan import Plan
 from jsaeval.sizing.compiled import compiler_is_installed
 from jsaeval.sizing.machines import machine
@@ -52,6 +51,8 @@ class Sizing:
     """Of matrix products."""
     metrics: str = ",".join(GROUPS)
     """Metric groups, separated by commas."""
+    controls: bool = True
+    """Make room for the controls on the leading rows, as `run` has them."""
     compile: bool = True
     """Ask the TPU compiler, too, where libtpu is installed. Minutes for a large LM."""
     out: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
@@ -70,10 +71,13 @@ def size(command: Sizing) -> int:
             raise InputError(f"--{name} {value}: at least {least} is needed")
     if command.k is not None and command.k > command.width:
         raise InputError(f"--k {command.k}: an SAE of {command.width} latents has not so many; give --width")
-    if command.out is not None and not Path(command.out).parent.is_dir():
-        raise InputError(f"--out {command.out}: there is no folder {Path(command.out).parent}")
+    if command.tokens > 10**15 or (command.batch or 1) * command.context * max(command.saes, 8) >= 2**31:
+        raise InputError("--tokens, --batch: larger than can be meant")
+    if command.out is not None:
+        check_file("--out", command.out)
     same = Plan(mesh=command.mesh, metrics=command.metrics)  # checked as `run` does
     place, lm = machine(command.topology), shape_of(command.lm)
+    groups = same.groups()
     if command.context > lm.context:
         raise InputError(f"--context {command.context}: the LM's context is {lm.context}")
     job = Job(
@@ -87,7 +91,8 @@ def size(command: Sizing) -> int:
         context=command.context,
         dtype=command.dtype,
         precision=command.precision,
-        groups=same.groups(),
+        groups=groups,
+        controls=command.controls and bool(CONTROLLED & set(groups)),
     )
     mesh = None if command.mesh is None else same.mesh_shape()
     compiles = command.compile and place.is_tpu and compiler_is_installed()
@@ -96,10 +101,11 @@ def size(command: Sizing) -> int:
         found, compiled = checked(job, place, mesh, command.batch)
     else:
         found, compiled = suggest(job, place, mesh, command.batch), None
-    made = sizing(command.lm, found, compiled, command.tokens)
+    flags = f"--lm {command.lm} --sae SAES" + ("" if command.hook is None else f" --hook {job.hook.name}")
+    flags += "" if command.metrics == Sizing.metrics else f" --metrics {command.metrics}"
+    flags += "" if command.controls else " --no-controls"
+    made = sizing(command.lm, flags, found, compiled, command.tokens)
     show_sizing(made, Console(width=None if sys.stdout.isatty() else 120))
     if command.out is not None:
-        with atomic(Path(command.out)) as temporary:
-            temporary.write_text(json.dumps(made, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        print(command.out)
+        write_json(command.out, made)
     return 0

@@ -1,6 +1,5 @@
 """`jsaeval compare`, `jsaeval report` and `jsaeval show`: what only reads what is there."""
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from jsaeval.cache import atomic
-from jsaeval.errors import InputError
+from jsaeval.cli.files import check_file, write_json
 from jsaeval.report.compared import compared, show_compared
 from jsaeval.report.describe import describe
 from jsaeval.report.page import page
@@ -55,15 +53,13 @@ class Show:
 
 def compare(command: Compare) -> int:
     """Print the differences; returns the exit code."""
-    if command.out is not None and not Path(command.out).parent.is_dir():
-        raise InputError(f"--out {command.out}: there is no folder {Path(command.out).parent}")
+    if command.out is not None:
+        check_file("--out", command.out)
     second = None if command.folder_b is None else Path(command.folder_b)
     pairs = compare_folders(Path(command.folder_a), second, command.sae_a, command.sae_b, command.seed)
     show_compared(pairs, Console(width=None if sys.stdout.isatty() else 120))
     if command.out is not None:
-        with atomic(Path(command.out)) as temporary:
-            temporary.write_text(json.dumps(compared(pairs), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        print(command.out)
+        write_json(command.out, compared(pairs))
     return 0
 
 

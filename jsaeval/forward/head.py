@@ -77,11 +77,12 @@ def head(
         def at_row(pieces):
             streams, targets = pieces
             clean = distribution(streams[0])
-            return (
-                clean.ce(targets),
-                lax.map(lambda hidden: against(clean, distribution(hidden), targets), streams[1:]),
-                _stack([against(clean, q, targets) for q in fixed], targets),
-            )
+            moving, still = None, None  # `lax.map` over several rows cannot hand back arrays of length 0
+            if len(streams) > 1:
+                moving = lax.map(lambda hidden: against(clean, distribution(hidden), targets), streams[1:])
+            if fixed:
+                still = jax.tree.map(lambda *x: jnp.stack(x), *[against(clean, q, targets) for q in fixed])
+            return clean.ce(targets), moving, still
 
         # Differentiated, a chunk is computed again in the backward pass, or all logits would be kept for it.
         by_row = jnp.moveaxis(streams, 1, 0), targets
@@ -94,12 +95,16 @@ def head(
         x = jnp.moveaxis(x, (1, 0), (-3, -2))
         return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])[..., :positions]
 
-    return jax.tree.map(join, out)
+    ce, moving, still = jax.tree.map(join, out)
+    nothing = jnp.zeros((0, *targets.shape), ce.dtype)
+    none = Against(nothing, nothing, nothing.astype(bool), nothing)
+    return ce, none if moving is None else moving, none if still is None else still
 
 
 def chunk_of(positions: int, on_cpu: bool) -> tuple[int, int]:
     """Positions of a row, and rows, to take at once. On a CPU 32 tokens, so that their logits stay in the cache;
-    elsewhere about 256, so that reading the unembedding for them does not outweigh the arithmetic."""
+    elsewhere about 256. The unembedding is read once for each stream and chunk, so more would mean less traffic; but
+    the logits of a chunk take most of the memory of a step (1 GiB a stream for 1,024 tokens of Gemma)."""
     if on_cpu:
         return min(positions, 32), 1
     size = min(positions, 256)
@@ -144,13 +149,6 @@ def _against(p: _Distribution, q: _Distribution, targets: Int[Array, " position"
         top1=largest(jnp.max(jnp.minimum(p.shifted, q.shifted), axis=0)) == 0,
         total_variation=summed(jnp.sum(gap, axis=0)) / 2,
     )
-
-
-def _stack(against: list[Against], targets: Int[Array, " position"]) -> Against:
-    if not against:
-        none = jnp.zeros((0, *targets.shape))
-        return Against(none, none, none.astype(bool), none)
-    return jax.tree.map(lambda *x: jnp.stack(x), *against)
 
 
 def _cut(x: Array, axis: int, size: int) -> Array:

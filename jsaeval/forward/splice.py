@@ -22,6 +22,10 @@ from jsaeval.hooks import SITES, Hook
 from jsaeval.lm.protocol import HostLM, Tap, no_tap
 
 
+# Name of what runs the block of the hook alone, in profiles and for `jsaeval.sizing`.
+ONE_BLOCK = "one_block"
+
+
 def prefix(lm: HostLM, hook: Hook, tokens: Int[Array, "row position"]) -> Float[Array, "row position d_model"]:
     """The residual stream where `suffix` will pick it up: after all blocks that lie wholly before the hook."""
     return lm.run(lm.embed(tokens), 0, hook.prefix_stop)[0]
@@ -35,7 +39,8 @@ def at_hook(
         return residual
 
     def enter(state, tap):
-        return lm.run(residual, hook.block, hook.block + 1, tap, state)[1]
+        with jax.named_scope(ONE_BLOCK):
+            return lm.run(residual, hook.block, hook.block + 1, tap, state)[1]
 
     def record(site, block, activation, state):
         return activation, activation if site == hook.site else state
@@ -89,7 +94,8 @@ def suffix(
 
         replace.sites = (hook.site, *getattr(observe, "sites", SITES))
         wide = jnp.broadcast_to(residual, (n_streams, *residual.shape)).reshape(-1, *residual.shape[1:])
-        wide, state = lm.run(wide, hook.block, hook.block + 1, replace, state)
+        with jax.named_scope(ONE_BLOCK):
+            wide, state = lm.run(wide, hook.block, hook.block + 1, replace, state)
         first = hook.block + 1
     wide, state = lm.run(wide, first, lm.n_blocks, observe, state)
     return lm.final(wide).reshape(n_streams, row, position, lm.d_model), state

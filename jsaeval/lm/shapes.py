@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jsaeval.errors import InputError, nearest
 from jsaeval.lm.config import DecoderConfig
 from jsaeval.lm.decoder import Blocks, Decoder
+from jsaeval.lm.hf_config import FAMILIES, decoder_config
 
 
 def _shape(blocks: int, d_model: int, heads: tuple[int, int, int], d_mlp: int, vocab: int, **more) -> DecoderConfig:
@@ -40,14 +42,15 @@ SHAPES = {
     "llama-3.1-70b": _shape(80, 8192, (64, 8, 128), 28672, 128256, context=131072),
 }
 _KEYS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
-_UNGATED = ("gpt2", "gpt_neox")
 
 
 def shape_of(name: str) -> DecoderConfig:
-    """The shape of a named LM, or of one whose `config.json` (or folder) is given; the family does not matter.
+    """The shape of a named LM, or of one whose `config.json` (or folder) is given.
+
+    A family that this package does not have is taken for a Llama of that shape, which sizes most decoders well.
 
     Raises:
-        InputError: neither, or a configuration without these numbers.
+        InputError: neither, or not the configuration of a decoder.
     """
     if name in SHAPES:
         return SHAPES[name]
@@ -59,20 +62,36 @@ def shape_of(name: str) -> DecoderConfig:
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        config = config.get("text_config", config)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+    config = config.get("text_config", config) if isinstance(config, dict) else config
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: a JSON object was expected")
+    if config.get("model_type") in FAMILIES:
+        return decoder_config(config, str(path))
+    return _any_decoder(config, path)
+
+
+def _any_decoder(config: dict[str, Any], path: Path) -> DecoderConfig:
+    """The shape of a family that this package does not have, if it is a plain decoder."""
+    odd = [key for key in config if "expert" in key or "state_size" in key]
+    if odd or config.get("is_encoder_decoder"):
+        raise InputError(f"{path}: not a plain decoder ({', '.join(odd) or 'it has an encoder'}); it cannot be sized")
+    try:
         blocks, d_model, heads, d_mlp, vocab = (int(config[key]) for key in _KEYS)
         kv_heads = int(config.get("num_key_value_heads") or heads)
         d_head = int(config.get("head_dim") or d_model // heads)
         context = int(config.get("max_position_embeddings", 8192))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not the configuration of a decoder ({error} is missing or no number)") from None
-    if min(blocks, d_model, heads, d_mlp, vocab, kv_heads, d_head) < 1 or heads % kv_heads:
-        raise InputError(f"{path}: a decoder cannot have this shape; heads have to divide among key-value heads")
-    more = {
-        "gated": config.get("model_type") not in _UNGATED,
-        "tied_embedding": bool(config.get("tie_word_embeddings")),
-    }
-    return _shape(blocks, d_model, (heads, kv_heads, d_head), d_mlp, vocab, context=context, **more)
+    except KeyError as error:
+        raise InputError(f"{path}: not the configuration of a decoder ({error.args[0]} is missing)") from None
+    except (ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
+        raise InputError(f"{path}: not the configuration of a decoder ({error})") from None
+    sizes = blocks, d_model, heads, d_mlp, vocab, kv_heads, d_head, context
+    if min(sizes) < 1 or max(sizes) > 2**27 or heads % kv_heads:
+        raise InputError(f"{path}: no decoder has this shape; note that heads have to divide among key-value heads")
+    # Gemma's configurations leave `tie_word_embeddings` out, and transformers then takes it to be true.
+    tied = bool(config.get("tie_word_embeddings", True))
+    return _shape(blocks, d_model, (heads, kv_heads, d_head), d_mlp, vocab, context=context, tied_embedding=tied)
 
 
 def abstract_decoder(config: DecoderConfig, dtype: jnp.dtype) -> Decoder:

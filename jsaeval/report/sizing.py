@@ -2,7 +2,8 @@
 
 {"schema": 1, "lm", "hook", "context", "dtype", "precision", "machine", "chips",
  "saes": {"count", "width", "kind"}, "mesh": {"data", "model"}, "batch": rows, "flags": of `jsaeval run`,
- "bytes_per_chip": {kind: bytes}, "usable_bytes", "memory_of_chip",
+ "bytes_per_chip": {kind: bytes}, "bytes_per_chip_with_controls": the same on the leading rows, or null,
+ "usable_bytes", "memory_of_chip",
  "compiler": {"arguments", "working", "collectives", "gathered"}  (bytes per chip; if it was asked),
  "parts": {part: {"flops_per_token", "sent_per_token"}},
  "collectives": [{"part", "kind", "axis", "bytes_per_step"}],
@@ -13,6 +14,7 @@
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from jsaeval.forward.batch import PREFIX, SAES
@@ -26,11 +28,12 @@ from jsaeval.sizing.estimate import USABLE, Estimate
 _PARTS = {PREFIX: "blocks before the hook", SUFFIX: "blocks after it", HEAD: "head", SAES: "SAEs", "": "the rest"}
 
 
-def sizing(lm: str, found: Estimate, compiled: Compiled | None, tokens: int) -> dict[str, Any]:
+def sizing(lm: str, flags: str, found: Estimate, compiled: Compiled | None, tokens: int) -> dict[str, Any]:
     """The dictionary of `--out`.
 
     Args:
         lm: its name.
+        flags: of `jsaeval run`, but for those that follow from `found`.
         found: what was suggested.
         compiled: what the TPU compiler said of it, if it was asked.
         tokens: to evaluate.
@@ -53,13 +56,18 @@ def sizing(lm: str, found: Estimate, compiled: Compiled | None, tokens: int) -> 
         "chips": found.machine.chips,
     }
     made |= {"saes": {"count": job.saes, "width": job.width, "kind": kind}}
-    made |= {"mesh": {"data": found.data, "model": found.model}, "batch": found.rows, "flags": _flags(found)}
-    made |= {"bytes_per_chip": found.memory, "usable_bytes": chip.memory * USABLE, "memory_of_chip": chip.memory}
+    made |= {
+        "mesh": {"data": found.data, "model": found.model},
+        "batch": found.rows,
+        "flags": f"{flags} {_flags(found)}",
+    }
+    made |= {"bytes_per_chip": found.memory, "bytes_per_chip_with_controls": found.control_memory}
+    made |= {"usable_bytes": chip.memory * USABLE, "memory_of_chip": chip.memory}
     if compiled is not None:
         made["compiler"] = {"arguments": compiled.arguments, "working": compiled.working}
         made["compiler"] |= {"collectives": compiled.collectives, "gathered": list(compiled.gathered)}
     made |= {"parts": parts, "collectives": _collectives(found)}
-    made |= {"intensity": found.intensity, "balance": chip.rate / chip.bandwidth}
+    made |= {"intensity": found.intensity, "balance": found.balance}
     made |= {"seconds_per_step": found.seconds, "limit": found.limit, "tokens_per_step": found.tokens_per_step}
     made |= {"tokens_per_s": found.tokens_per_s, "tokens": tokens, "hours": found.hours(tokens)}
     return made | {"chip_hours": found.hours(tokens) * found.machine.chips}
@@ -85,11 +93,12 @@ def show_sizing(made: dict[str, Any], console: Console) -> None:
     """Print what `sizing` made."""
     saes, mesh, say = made["saes"], made["mesh"], console.print
     say(
-        f"[bold]{made['lm']}[/bold] with {saes['count']} {saes['kind']} SAE{'s' * (saes['count'] > 1)} of "
+        f"[bold]{escape(made['lm'])}[/bold] with {saes['count']} {saes['kind']} SAE{'s' * (saes['count'] > 1)} of "
         f"{saes['width']:,} latents at {made['hook']}, rows of {made['context']:,}, {made['dtype']}, on "
-        f"[bold]{made['machine']}[/bold] ({made['chips']} chips)"
+        f"[bold]{made['machine']}[/bold] ({made['chips']} chip{'s' * (made['chips'] > 1)})",
+        soft_wrap=True,
     )
-    say(f"suggested: jsaeval run {made['flags']}\n", soft_wrap=True)
+    say(escape(f"suggested: jsaeval run {made['flags']}\n"), soft_wrap=True)
     _show_memory(made, console)
     table = _table("part", "GFLOP per token", "sent per token and chip")
     for part, own in made["parts"].items():
@@ -112,22 +121,29 @@ def show_sizing(made: dict[str, Any], console: Console) -> None:
     times = ", ".join(f"{name} {1000 * s:,.1f} ms" for name, s in made["seconds_per_step"].items())
     say(f"\nA step of {made['tokens_per_step']:,} tokens, at peak rates: {times}; the limit is {made['limit']}.")
     say(
-        f"Arithmetic intensity {made['intensity']:,.0f} FLOP per byte of memory traffic; the chip's own balance is "
-        f"{made['balance']:,.0f}."
+        f"Arithmetic intensity {made['intensity']:,.0f} FLOP per byte of memory traffic; from {made['balance']:,.0f} "
+        f"on, computing would take longer than reading in {made['dtype']} at precision {made['precision']}."
     )
     say(
         f"At best {made['tokens_per_s']:,.0f} tokens/s; {made['tokens']:,} tokens take {_duration(made['hours'])}, "
         f"{number(made['chip_hours'])} chip-hours. Real runs are slower: nobody reaches peak rates, and loading, "
-        "compiling and the controls on the first rows are not in this."
+        "compiling and the time for controls are not in this."
     )
 
 
 def _show_memory(made: dict[str, Any], console: Console) -> None:
-    table = _table("memory per chip", "")
-    for kind, size in made["bytes_per_chip"].items():
-        table.add_row(kind, _bytes(size))
-    table.add_row("all", f"{_bytes(sum(made['bytes_per_chip'].values()))} of {_bytes(made['memory_of_chip'])}")
+    most, leading = made["bytes_per_chip"], made["bytes_per_chip_with_controls"]
+    passes = [most] if leading is None else [most, leading]
+    table = _table(
+        "memory per chip", "" if leading is None else "most rows", *["first rows, with controls"][: len(passes) - 1]
+    )
+    for kind in passes[-1]:
+        table.add_row(kind, *[_bytes(own[kind]) if kind in own else "" for own in passes])
+    table.add_row("all", *[_bytes(sum(own.values())) for own in passes])
     console.print(table)
+    console.print(
+        f"A chip has {_bytes(made['memory_of_chip'])}, of which {_bytes(made['usable_bytes'])} are used at most."
+    )
     if "compiler" not in made:
         console.print("Counted from the program, without a compiler.\n")
         return
@@ -142,7 +158,7 @@ def _show_memory(made: dict[str, Any], console: Console) -> None:
 def _table(*columns: str) -> RichTable:
     table = RichTable(box=None, pad_edge=False, header_style="dim")
     for name in columns:
-        counted = name in ("", "GFLOP per token") or name.startswith("sent")
+        counted = name in ("", "GFLOP per token", "most rows") or name.startswith(("sent", "first rows"))
         table.add_column(name, justify="right" if counted else "left", no_wrap=True)
     return table
 

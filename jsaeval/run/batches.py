@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Integer
 
 from jsaeval.corpus.masks import Masks
+from jsaeval.forward.controls import RUN_CONTROLS, SAE_CONTROLS
 from jsaeval.mesh import DATA, shard_rows
 from jsaeval.run.state import PassState
 
@@ -25,6 +26,12 @@ def default_batch(positions: int, mesh: Mesh) -> int:
     if mesh.devices.flat[0].platform == "cpu":  # fake devices share the cores
         return max(1, CPU_TOKENS // positions)
     return max(1, ACCELERATOR_TOKENS // positions) * mesh.shape[DATA]
+
+
+def control_batch(rows: int, n_saes: int) -> int:
+    """Rows at a time with the controls of so many SAEs, as many streams as without them."""
+    streams, controls = 1 + n_saes, len(RUN_CONTROLS) + n_saes * len(SAE_CONTROLS)
+    return max(1, rows * streams // (streams + controls))
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from jaxtyping import Array, Integer
 from jsaeval.corpus.masks import Masks
 from jsaeval.errors import InputError
 from jsaeval.forward.batch import GROUPS, Known, batch_statistics
-from jsaeval.forward.controls import RUN_CONTROLS, SAE_CONTROLS, Controls
+from jsaeval.forward.controls import Controls
 from jsaeval.forward.latents import merge_counts
 from jsaeval.hooks import Hook
 from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import replicate
-from jsaeval.run.batches import Batch, Batches, Clock, Programs, default_batch
+from jsaeval.run.batches import Batch, Batches, Clock, Programs, control_batch, default_batch
 from jsaeval.run.calibration import Progress, calibrate, constant_zero, fit_controls
 from jsaeval.run.checkpoint import Checkpoints
 from jsaeval.run.lm_cache import LMCache, LMSide
@@ -111,8 +111,7 @@ def measure(
         return _measured(saved)
     clock, model = Clock.after(saved), Model.place(lm, mesh)
     placed = Dictionaries.place(saes, mesh)
-    groups, n_saes = frozenset(setting.groups), len(saes)
-    n_streams, n_controls = 1 + n_saes, len(RUN_CONTROLS) + n_saes * len(SAE_CONTROLS)
+    groups = frozenset(setting.groups)
     size = setting.batch or default_batch(tokens.shape[1], mesh)
     batches = Batches(
         tokens,
@@ -120,7 +119,7 @@ def measure(
         size,
         mesh,
         control_rows=min(setting.control_rows, len(tokens)) if groups & CONTROLLED else 0,
-        control_size=max(1, size * n_streams // (n_streams + n_controls)),
+        control_size=control_batch(size, len(saes)),
         done=0 if saved is None else saved.rows,
     )
 
@@ -245,12 +244,14 @@ def _main_pass(
         progress("measuring", batches.done * tokens.shape[1], tokens.size)
     block = replicate(jnp.int32(hook.block), mesh)
     for batch in batches:
+        if not batch.control:
+            fixed.controls = None  # up to three times as large as the SAEs
         known = side.known(batch)
         if batch.start in fixed.residuals:
             known = known._replace(residual=fixed.residuals.pop(batch.start))
         if "curve" in setting.groups:  # the clean stream runs in any case
             known = known._replace(final=None)
-        shared = model.arrays, placed.saes, block, fixed.mean, fixed.zero, fixed.controls if batch.control else None
+        shared = model.arrays, placed.saes, block, fixed.mean, fixed.zero, fixed.controls
         counts, lines, found = program(batch.control, counts, shared, (batch.tokens, batch.masks, known, batch.row_ids))
         pending.append((batch, lines, found))
         if len(pending) > 1:

@@ -25,6 +25,13 @@ _ENVIRONMENT = {
 }
 
 
+# A shape may be a tuple, with blanks in it.
+_COLLECTIVE = re.compile(
+    r"= (.+?) (all-reduce|all-gather|all-to-all|ragged-all-to-all|reduce-scatter|collective-permute"
+    r"|collective-broadcast)(?:-start)?\("
+)
+
+
 @dataclass(frozen=True)
 class Compiled:
     """What the compiler says, per chip, in bytes.
@@ -73,10 +80,16 @@ def compile_step(job: Job, topology: str, data: int, model: int, rows: int) -> C
             raise
         return None
     memory: Any = compiled.memory_analysis()
-    text = compiled.as_text() or ""
-    counts, gathered = Counter(), []
-    for shape, kind in re.findall(r"= (\S+) (all-reduce|all-gather|all-to-all|collective-permute)(?:-start)?\(", text):
-        counts[kind] += 1
-        gathered += [shape] if kind != "all-reduce" else []
+    counts, gathered = collectives_in(compiled.as_text() or "")
     working = memory.temp_size_in_bytes + memory.output_size_in_bytes
-    return Compiled(memory.argument_size_in_bytes, working, dict(counts), tuple(sorted(set(gathered))))
+    return Compiled(memory.argument_size_in_bytes, working, counts, gathered)
+
+
+def collectives_in(hlo: str) -> tuple[dict[str, int], tuple[str, ...]]:
+    """How many collectives of each kind are in a program, and the shapes in those that are no all-reduce."""
+    counts, gathered = Counter(), set()
+    for shape, kind in _COLLECTIVE.findall(hlo):
+        counts[kind] += 1
+        if kind != "all-reduce":
+            gathered.add(shape)
+    return dict(counts), tuple(sorted(gathered))

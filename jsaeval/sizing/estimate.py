@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from jsaeval.mesh import DATA, MODEL
+from jsaeval.run.batches import control_batch
 from jsaeval.sizing.cost import Cost
 from jsaeval.sizing.machines import Machine
 from jsaeval.sizing.step import Job, abstract_mesh, share_bytes, step_cost, step_of
@@ -16,6 +17,17 @@ from jsaeval.sizing.step import Job, abstract_mesh, share_bytes, step_cost, step
 
 # Of a chip's memory. The rest is for the runtime, and for what a compiler needs beyond the estimate.
 USABLE = 0.85
+# What a chip sends in a ring of m chips per byte that enters a collective.
+_SENT = {
+    "all-reduce": lambda m: 2 * (m - 1) / m,
+    "all-gather": lambda m: m - 1,
+    "reduce-scatter": lambda m: (m - 1) / m,
+    "all-to-all": lambda m: (m - 1) / m,
+    "permute": lambda m: 1,
+}
+_KINDS: dict[str, str] = dict.fromkeys(["psum", "psum2", "psum_invariant", "pmax", "pmin"], "all-reduce")
+_KINDS |= {"all_gather": "all-gather", "all_gather_invariant": "all-gather", "reduce_scatter": "reduce-scatter"}
+_KINDS |= {"all_to_all": "all-to-all", "ppermute": "permute"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,8 @@ class Estimate:
         data, model: the mesh.
         rows: at a time, on all chips.
         memory: bytes per chip by kind.
-        cost: of one chip and step.
+        control_memory: the same on the leading rows, where the controls run; None without controls.
+        cost: of one chip and step, without controls.
     """
 
     job: Job
@@ -36,6 +49,7 @@ class Estimate:
     model: int
     rows: int
     memory: dict[str, int]
+    control_memory: dict[str, int] | None
     cost: Cost
 
     @property
@@ -44,11 +58,12 @@ class Estimate:
 
     @property
     def tokens_per_shard(self) -> int:
-        return self.tokens_per_step // self.data
+        """Of the fullest one; the others are padded to it."""
+        return -(-self.rows // self.data) * self.job.context
 
     @property
     def bytes_per_chip(self) -> int:
-        return sum(self.memory.values())
+        return max(sum(memory.values()) for memory in (self.memory, self.control_memory or {}))
 
     @property
     def fits(self) -> bool:
@@ -66,17 +81,13 @@ class Estimate:
         return parts
 
     def sent(self) -> dict[tuple[str, str, str], float]:
-        """Bytes that a chip sends in a step, by (part, kind of collective, axis of the mesh).
-
-        Of S bytes in an all-reduce, each of m chips in a ring sends 2 S (m − 1) / m; in another collective, half.
-        """
+        """Bytes that a chip sends in a step, by (part, kind of collective, axis of the mesh)."""
         out = {}
-        for (scope, kind, axis), size in self.cost.wire.items():
-            chips = {DATA: self.data, MODEL: self.model}[axis]
-            name, rounds = ("all-reduce", 2) if kind in ("psum", "psum_invariant", "pmax", "pmin") else (kind, 1)
+        for (scope, primitive, axis), size in self.cost.wire.items():
+            kind, chips = _KINDS[primitive], {DATA: self.data, MODEL: self.model}[axis]
             if chips > 1:
-                key = scope, name, axis
-                out[key] = out.get(key, 0.0) + rounds * size * (chips - 1) / chips
+                key = scope, kind, axis
+                out[key] = out.get(key, 0.0) + size * _SENT[kind](chips)
         return out
 
     @property
@@ -103,6 +114,11 @@ class Estimate:
         """FLOPs per byte of memory traffic."""
         return self.flops_per_chip / self.cost.traffic.total()
 
+    @property
+    def balance(self) -> float:
+        """The intensity at which this chip, with this dtype and precision, computes as long as it reads."""
+        return self.flops_per_chip / self.seconds["computing"] / self.machine.chip.bandwidth
+
     def hours(self, tokens: int) -> float:
         """For so many tokens, in whole steps."""
         return math.ceil(tokens / self.tokens_per_step) * max(self.seconds.values()) / 3600
@@ -110,16 +126,26 @@ class Estimate:
 
 def estimate(job: Job, machine: Machine, model: int, rows: int) -> Estimate:
     """Needs when groups of `model` chips share the weights, with so many rows at a time on all chips together."""
-    data = machine.chips // model
-    rows = -(-rows // data) * data
-    cost = step_cost(job, model, rows // data)
-    batch = rows // data * job.context * 7  # an id of 4 bytes and three masks of 1 a token
-    memory = weights(job, model) | {"batch": batch, "working memory": round(cost.working)}
-    return Estimate(job, machine, data, model, rows, memory, cost)
+    data, plain = machine.chips // model, dataclasses.replace(job, controls=False)
+    per_shard = -(-rows // data)
+    cost = step_cost(plain, model, per_shard)
+    memory = weights(job, model) | _batch(job, per_shard, cost)
+    control_memory = None
+    if job.controls:
+        own = -(-control_batch(rows, job.saes) // data)
+        control_memory = memory | _batch(job, own, step_cost(job, model, own))
+        memory = {kind: size for kind, size in memory.items() if kind != "controls"}
+    return Estimate(job, machine, data, model, rows, memory, control_memory, cost)
+
+
+def _batch(job: Job, per_shard: int, cost: Cost) -> dict[str, int]:
+    # An id of 4 bytes and three masks of 1 a token.
+    return {"batch": 7 * per_shard * job.context, "working memory": round(cost.working)}
 
 
 def weights(job: Job, model: int) -> dict[str, int]:
     """Bytes of weights per chip."""
     mesh = abstract_mesh(1, model)
-    one = step_of(dataclasses.replace(job, saes=1, controls=False), mesh, 1)
-    return {"LM": share_bytes(one.lm, mesh), "SAEs": job.saes * share_bytes(one.saes, mesh)}
+    one = step_of(dataclasses.replace(job, saes=1), mesh, 1)
+    found = {"LM": share_bytes(one.lm, mesh), "SAEs": job.saes * share_bytes(one.saes, mesh)}
+    return found | ({"controls": job.saes * share_bytes(one.controls, mesh)} if job.controls else {})

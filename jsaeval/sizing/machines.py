@@ -5,7 +5,6 @@ Peak rates are of bfloat16 products; nobody reaches them.
 """
 
 import math
-import re
 from dataclasses import dataclass
 
 from jsaeval.errors import InputError, nearest
@@ -20,9 +19,9 @@ class Chip:
         rate: FLOP/s of products of bfloat16 numbers.
         slower: how many times longer products of float32 numbers take, by precision.
         bandwidth: bytes/s from and to its memory.
-        link: bytes/s that it sends along one axis of the torus; on a host of GPUs, to all the others.
-        dimensions: of the torus; 1 where all chips of a host see each other.
-        most: chips in the largest slice; in one host, for GPUs.
+        link: bytes/s that it sends along one axis of the torus, in both directions; half where the axis has no
+            wrap-around or only two chips. On a host of GPUs, to all the others.
+        slices: what can be had, from small to large, as numbers of chips along each axis of the torus.
     """
 
     memory: float
@@ -30,18 +29,21 @@ class Chip:
     slower: dict[str, float]
     bandwidth: float
     link: float
-    dimensions: int
-    most: int
+    slices: tuple[tuple[int, ...], ...]
 
 
+_FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+_CUBES = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8), (8, 8, 16))
+_CUBES += ((8, 16, 16), (16, 16, 16), (16, 16, 24))
+_HOST = ((1,), (2,), (4,), (8,))
 # A product of float32 numbers at the highest precision is six of bfloat16 numbers on a TPU's matrix unit, and leaves
 # the tensor cores of a GPU; at the default precision it is one, or one of TF32.
 _TPU = {"highest": 6.0, "default": 1.0}
 CHIPS = {
-    "v5e": Chip(16e9, 197e12, _TPU, 819e9, 1600e9 / 8 / 2, 2, 256),
-    "v5p": Chip(95e9, 459e12, _TPU, 2765e9, 4800e9 / 8 / 3, 3, 6144),
-    "v6e": Chip(32e9, 918e12, _TPU, 1640e9, 3584e9 / 8 / 2, 2, 256),
-    "h100": Chip(80e9, 989e12, {"highest": 989 / 67, "default": 2.0}, 3350e9, 450e9, 1, 8),
+    "v5e": Chip(16e9, 197e12, _TPU, 819e9, 1600e9 / 8 / 2, _FLAT),
+    "v5p": Chip(95e9, 459e12, _TPU, 2765e9, 4800e9 / 8 / 3, _CUBES),
+    "v6e": Chip(32e9, 918e12, _TPU, 1638e9, 800e9 / 2 / 2, _FLAT),
+    "h100": Chip(80e9, 989e12, {"highest": 989 / 67, "default": 2.0}, 3350e9, 450e9, _HOST),
 }
 
 
@@ -75,14 +77,11 @@ def machine(name: str) -> Machine:
     Raises:
         InputError: no such chip, or no such arrangement of it.
     """
-    kind, _, arrangement = name.partition(":")
+    kind = name.partition(":")[0]
     if kind not in CHIPS:
         raise InputError(f"--topology {name!r}: no such chip{nearest(kind, CHIPS)}")
-    chip = CHIPS[kind]
-    examples = {1: f"{kind}:8", 2: f"{kind}:4x4 or {kind}:16x16", 3: f"{kind}:4x4x4"}
-    if not re.fullmatch(r"[1-9]\d*" + r"x[1-9]\d*" * (chip.dimensions - 1), arrangement):
-        raise InputError(f"--topology {name!r}: {kind} was expected as {examples[chip.dimensions]}")
-    found = Machine(kind, tuple(map(int, arrangement.split("x"))))
-    if found.chips > chip.most:
-        raise InputError(f"--topology {name!r}: {found.chips} chips; {kind} comes with at most {chip.most} of them")
+    slices = [Machine(kind, shape) for shape in CHIPS[kind].slices]
+    found = next((machine for machine in slices if machine.name == name), None)
+    if found is None:
+        raise InputError(f"--topology {name!r}: {kind} comes as {', '.join(machine.name for machine in slices)}")
     return found

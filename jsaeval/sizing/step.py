@@ -17,6 +17,7 @@ from jsaeval.corpus.masks import Masks
 from jsaeval.forward.batch import GROUPS, PREFIX, SAES, TOKENS_AT_ONCE, batch_statistics, pieces
 from jsaeval.forward.controls import Controls, control_names
 from jsaeval.forward.downstream import HEAD, SUFFIX
+from jsaeval.forward.splice import ONE_BLOCK
 from jsaeval.hooks import Hook
 from jsaeval.lm.config import DecoderConfig
 from jsaeval.lm.decoder import Decoder
@@ -72,6 +73,10 @@ class Step:
     @property
     def saes(self) -> list[SAE]:
         return self.arguments[1]
+
+    @property
+    def controls(self) -> Controls:
+        return self.arguments[5]
 
 
 def abstract_mesh(data: int, model: int) -> AbstractMesh:
@@ -154,7 +159,9 @@ def _traced(job: Job, model: int, rows: int, n_pieces: int) -> Cost:
     at_once = rows // n_pieces * streams(job) * job.context
     # A device's part does not depend on how many there are along the data axis.
     step = step_of(job, abstract_mesh(1, model), rows, at_once)
-    trips = {PREFIX: int(job.hook.prefix_stop), SUFFIX: job.lm.n_blocks - int(job.hook.prefix_stop)}
+    before = int(job.hook.prefix_stop)
+    after = job.lm.n_blocks - before - (0 if job.hook.between_blocks else 1)
+    trips = {PREFIX: before, SUFFIX: after, ONE_BLOCK: 1}
     return count(step.function, *step.arguments, trips=trips, scopes=SCOPES)
 
 

@@ -59,12 +59,16 @@ def test_extreme_logits_are_finite():
     np.testing.assert_allclose(moving.kl, want["kl"][1:-1], rtol=1e-4, atol=1e-2)
 
 
-def test_without_other_streams():
+@pytest.mark.parametrize("chunk", [None, (5, 1), (21, 2), (21, 3), (21, 8)])
+@pytest.mark.parametrize(("moved", "fixed"), [(0, 0), (0, 1), (2, 0)])
+def test_without_other_streams(chunk, moved, fixed):
     unembedding, streams, constant, targets = inputs()
     ce, moving, still = head(
         jnp.asarray(unembedding, jnp.float32),
-        jnp.asarray(streams[:1], jnp.float32),
-        jnp.asarray(constant[:0], jnp.float32),
+        jnp.asarray(streams[: 1 + moved], jnp.float32),
+        jnp.asarray(constant[:fixed], jnp.float32),
         jnp.asarray(targets, jnp.int32),
+        chunk=chunk,
     )
-    assert ce.shape == (3, 21) and moving.kl.shape == still.kl.shape == (0, 3, 21)
+    assert ce.shape == (3, 21) and moving.kl.shape == (moved, 3, 21) and still.top1.shape == (fixed, 3, 21)
+    assert moving.top1.dtype == still.top1.dtype == bool

@@ -241,6 +241,24 @@ def test_it_takes_two_per_cent_at_most(tmp_path, monkeypatch):
     assert len(gaps) > 2 and gaps[1:].min() >= 5
 
 
+def test_waiting_for_the_device_is_no_cost(tmp_path, monkeypatch):
+    """An hour of waiting for batches under way, which is done only where a checkpoint is due, and before its state."""
+    now, order = [0.0], []
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    checkpoints = Checkpoints(tmp_path, every=30.0)
+    checkpoints.done = lambda name, state: order.append("kept")
+
+    def settle():
+        order.append("waited")
+        now[0] += 3600
+
+    for _ in range(8):
+        now[0] += 10
+        checkpoints.offer("hook", lambda: None, settle)
+    assert order == ["waited", "kept"] * 2
+    assert checkpoints.newest == 2
+
+
 def test_clear_leaves_what_is_not_ours(tmp_path):
     folder = tmp_path / "checkpoint"
     folder.mkdir()

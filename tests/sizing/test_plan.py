@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+import jsaeval.cli.plan as cli_plan
 import jsaeval.report.sizing as report_sizing
 from jsaeval.cli import main
-from jsaeval.sizing.compiled import compiler_is_installed
 
 
 @pytest.fixture
@@ -28,7 +28,8 @@ def test_a_plan_from_a_config_alone(config, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     for line in (
         "lm with 3 JumpReLU SAEs of 256 latents at blocks.2.hook_resid_post",
-        "suggested: jsaeval run --mesh 4,2 --batch 8 --context 128",
+        "suggested: jsaeval run --lm lm --sae SAES --mesh 4,2 --batch 8 --context 128",
+        "first rows, with controls",
         "Counted from the program, without a compiler.",
         "memory per chip",
         "sent per token and chip",
@@ -49,8 +50,8 @@ def test_a_plan_from_a_config_alone(config, capsys):
     assert moved == pytest.approx(2 * 128 * sum(part["sent_per_token"] for part in made["parts"].values()))
 
 
-def test_without_a_compiler_it_says_so(config, capsys):
-    assert not compiler_is_installed()
+def test_without_a_compiler_it_says_so(config, capsys, monkeypatch):
+    monkeypatch.setattr(cli_plan, "compiler_is_installed", lambda: False)
     assert main(["plan", "--topology", "v5e:2x4", "--lm", "lm", "--width", "64"]) == 0
     assert "without a compiler" in capsys.readouterr().out
 
@@ -69,12 +70,21 @@ def test_without_a_compiler_it_says_so(config, capsys):
         (["--topology", "v5e:4x4", "--lm", "lm", "--metrics", "normes"], "did you mean 'norms'"),
         (["--topology", "v5e:4x4", "--lm", "lm", "--context", "9000"], "the LM's context is 8192"),
         (["--topology", "v5e:4x4", "--lm", "lm", "--out", "no/plan.json"], "there is no folder no"),
+        (["--topology", "v5e:4x4", "--lm", "lm", "--out", "lm"], "the name of a file was expected"),
+        (["--topology", "v5e:4x4", "--lm", "lm", "--batch", "1000000000"], "larger than can be meant"),
         (["--topology", "v5e:4x4", "--lm", "bad.json"], "not the configuration of a decoder"),
+        (["--topology", "v5e:4x4", "--lm", "moe.json"], "not a plain decoder (num_local_experts)"),
+        (["--topology", "v5e:4x4", "--lm", "huge.json"], "not the configuration of a decoder"),
+        (["--topology", "v5e:4x4", "--lm", "text.json"], "cannot be read as JSON"),
         (["--topology", "v5e:2x2", "--lm", "llama-3.1-70b"], "would fit: --topology v5e:"),
     ],
 )
 def test_bad_input_gets_one_line(config, capsys, flags, line):
+    shape = json.loads((config / "lm" / "config.json").read_text())
     (config / "bad.json").write_text('{"num_hidden_layers": 3}')
+    (config / "moe.json").write_text(json.dumps(shape | {"num_local_experts": 8}))
+    (config / "huge.json").write_text(json.dumps(shape | {"vocab_size": float("inf")}))
+    (config / "text.json").write_text("no JSON")
     assert main(["plan", *flags]) == 2
     printed, complaint = capsys.readouterr()
     assert line in complaint and complaint.count("\n") == 1 and not printed
@@ -82,5 +92,5 @@ def test_bad_input_gets_one_line(config, capsys, flags, line):
 
 def test_the_environment_is_left_alone(config):
     before = dict(os.environ)
-    assert main(["plan", "--topology", "v5e:2x4", "--lm", "lm", "--width", "64"]) == 0
+    assert main(["plan", "--topology", "v5e:2x4", "--lm", "lm", "--width", "64", "--no-compile"]) == 0
     assert dict(os.environ) == before and "libtpu" not in sys.modules
