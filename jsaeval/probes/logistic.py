@@ -134,30 +134,31 @@ def _fit_l2(scores, vectors, squares, y, share, rate):
     curvature = squares * jnp.max(share) / 4 + rate
     scale = lax.rsqrt(jnp.maximum(curvature, 1e-12 * jnp.max(curvature)))
 
-    def objective(point):
-        v, b = point
-        w = v * scale
-        return _loss(scores @ w + b, y, share) + rate / 2 * jnp.sum(jnp.square(w))
+    solver = optax.scale_by_lbfgs(memory_size=10)
+    update: Any = solver.update
+    lengths = jnp.exp2(jnp.arange(1, -9, -1, dtype=scores.dtype))
 
-    start = jnp.zeros_like(squares), _alone(y, share)
-    search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=HALVINGS, store_grad=True)
-    solver = optax.lbfgs(memory_size=10, linesearch=search)
-    value_and_grad = optax.value_and_grad_from_state(objective)
+    def size(v: Float[Array, " direction"]) -> Float[Array, ""]:
+        return rate / 2 * jnp.sum(jnp.square(v * scale))
 
-    def body(carry):
-        point, state, before, stalled, count = carry
-        value, gradient = value_and_grad(point, state=state)
-        updates, state = solver.update(gradient, state, point, value=value, grad=gradient, value_fn=objective)
+    def body(carry: Any) -> Any:
+        v, b, z, state, before, stalled, count = carry
+        residual = share * (jax.nn.sigmoid(z) - y)
+        gradient = scale * (residual @ scores) + rate * jnp.square(scale) * v, jnp.sum(residual)
+        (to_v, to_b), state = update(gradient, state, (v, b))
+        along = scores @ (scale * to_v) + to_b
+        # Logits are linear in the parameters, so a line search needs no product: all lengths are tried at once.
+        values = jax.vmap(lambda t: _loss(z - t * along, y, share) + size(v - t * to_v))(lengths)
+        t = jnp.where(jnp.min(values) < before, lengths[jnp.argmin(values)], 0.0)
+        value = jnp.minimum(jnp.min(values), before)
         stalled = jnp.where(before - value > 2e-7 * value, 0, stalled + 1)
-        return optax.apply_updates(point, updates), state, value, stalled, count + 1
+        return v - t * to_v, b - t * to_b, z - t * along, state, value, stalled, count + 1
 
-    end: Any = lax.while_loop(
-        lambda carry: (carry[4] < L2_STEPS) & (carry[3] < 3),
-        body,
-        (start, solver.init(start), jnp.asarray(jnp.inf, scores.dtype), jnp.int32(0), jnp.int32(0)),
-    )
-    (v, b), *_, steps = end
-    return vectors @ (v * scale), b, steps
+    v, b = jnp.zeros_like(squares), _alone(y, share)
+    z = jnp.broadcast_to(b, scores.shape[:1])
+    start = v, b, z, solver.init((v, b)), _loss(z, y, share), jnp.int32(0), jnp.int32(0)
+    end: Any = lax.while_loop(lambda carry: (carry[6] < L2_STEPS) & (carry[5] < 3), body, start)
+    return vectors @ (end[0] * scale), end[1], end[6]
 
 
 def _fit_l1(x, inverse, y, share, rate):
