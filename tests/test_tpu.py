@@ -20,14 +20,15 @@ from jsaeval.lm.shapes import shape_of
 from jsaeval.sizing.compiled import compile_step
 from jsaeval.sizing.estimate import estimate
 from jsaeval.sizing.machines import machine
-from jsaeval.sizing.step import Job
+from jsaeval.sizing.step import Job, step_cost
 
 asked = json.loads(sys.argv[1])
 job, where = Job(shape_of(asked["lm"]), parse_hook(asked["hook"]), **asked["job"]), machine(asked["topology"])
 counted = estimate(job, where, asked["model"], asked["rows"])
 said = compile_step(job, where.name, counted.data, counted.model, counted.rows)
+memory = counted.memory | {"working memory": step_cost(job, counted.model, counted.rows // counted.data).working}
 print(json.dumps({"arguments": said.arguments, "working": said.working, "collectives": said.collectives,
-    "gathered": said.gathered, "counted": counted.memory}))
+    "gathered": said.gathered, "counted": memory}))
 """
 MIB = 2**20
 
