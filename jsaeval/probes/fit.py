@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jsaeval.errors import InputError
 from jsaeval.probes.logistic import Fits, Penalty, fit_logistic
@@ -51,6 +51,11 @@ class Examples:
             own = rng.permutation(np.flatnonzero(y_train == label))
             validates[own[: max(1, round(_VALIDATION * len(own)))]] = True
         return cls(x_train, y_train, x_test, y_test, validates)
+
+    @property
+    def all_train(self) -> Bool[Array, " train"]:
+        """Every training example counts."""
+        return jnp.ones(len(self.y_train), bool)
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,8 @@ def fit_probes(
     if "single" in kinds:
         found.append(_single(examples, seed))
     if "k_sparse" in kinds:
-        counts = jnp.ones(len(examples.y_train), bool)
-        order = np.asarray(_ranked(jnp.asarray(examples.x_train), jnp.asarray(examples.y_train), counts))
+        ranked = _ranked(jnp.asarray(examples.x_train), jnp.asarray(examples.y_train), examples.all_train)
+        order = np.asarray(ranked)
         for k in (k for k in ks if k <= len(order)):
             found += [_logistic(examples, order[:k], penalty, "k_sparse", seed) for penalty in penalties]
     if "dense" in kinds:
@@ -116,8 +121,7 @@ _fitted = jax.jit(fit_logistic, static_argnames="penalty")
 
 
 def _single(examples: Examples, seed: int) -> Probe:
-    no_one = np.zeros(len(examples.y_train), bool)
-    fits: SingleProbes = _singles(*map(jnp.asarray, (examples.x_train, examples.y_train, ~no_one)))
+    fits: SingleProbes = _singles(jnp.asarray(examples.x_train), jnp.asarray(examples.y_train), examples.all_train)
     best = int(jnp.argmin(fits.objective))
     one = jax.tree.map(lambda x: x if x.ndim == 0 else x[best : best + 1], fits)
     logits = np.asarray(one.logits(jnp.asarray(examples.x_test[:, best : best + 1])))[:, 0]
