@@ -65,17 +65,19 @@ def size(command: Sizing) -> int:
     Raises:
         InputError: a flag that cannot be meant, or nothing fits, and what would.
     """
-    for name, least in (("saes", 1), ("width", 1), ("k", 1), ("tokens", 1), ("context", 2), ("batch", 1)):
+    # What `run` has, too, is checked as there.
+    same = Plan(mesh=command.mesh, metrics=command.metrics, batch=command.batch, context=command.context)
+    same.check()
+    for name in ("saes", "width", "k", "tokens"):
         value = getattr(command, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name} {value}: at least {least} is needed")
+        if value is not None and value < 1:
+            raise InputError(f"--{name} {value}: at least 1 is needed")
     if command.k is not None and command.k > command.width:
         raise InputError(f"--k {command.k}: an SAE of {command.width} latents has not so many; give --width")
     if command.tokens > 10**15 or (command.batch or 1) * command.context * max(command.saes, 8) >= 2**31:
         raise InputError("--tokens, --batch: larger than can be meant")
     if command.out is not None:
         check_file("--out", command.out)
-    same = Plan(mesh=command.mesh, metrics=command.metrics)  # checked as `run` does
     place, lm = machine(command.topology), shape_of(command.lm)
     groups = same.groups()
     if command.context > lm.context:

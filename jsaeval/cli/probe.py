@@ -15,6 +15,7 @@ from jsaeval.cli.files import check_file, write_json
 from jsaeval.errors import InputError, nearest
 from jsaeval.probes.fit import KINDS, KS, Examples, fit_probes
 from jsaeval.report.probes import probes_to_json, show_probes
+from jsaeval.run.folder import SCHEMA
 
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -58,7 +59,7 @@ def probe(command: ProbeFeatures) -> int:
     made = probes_to_json(fitted, features=Path(command.features).name)
     show_probes(made, examples, Console(width=None if sys.stdout.isatty() else 120))
     if command.out is not None:
-        write_json(command.out, {"schema": 1, "probes": made})
+        write_json(command.out, {"schema": SCHEMA, "probes": made})
     return 0
 
 

@@ -82,11 +82,11 @@ def _flags(found: Estimate) -> str:
 
 
 def _collectives(found: Estimate) -> list[dict[str, Any]]:
-    sums = {}
-    for (scope, kind, axis), size in found.sent().items():
-        sums[_PARTS[scope], kind, axis] = sums.get((_PARTS[scope], kind, axis), 0.0) + size
-    ordered = sorted(sums.items(), key=lambda item: -item[1])
-    return [{"part": p, "kind": kind, "axis": axis, "bytes_per_step": size} for (p, kind, axis), size in ordered]
+    ordered = sorted(found.sent().items(), key=lambda item: -item[1])
+    return [
+        {"part": _PARTS[scope], "kind": kind, "axis": axis, "bytes_per_step": size}
+        for (scope, kind, axis), size in ordered
+    ]
 
 
 def show_sizing(made: dict[str, Any], console: Console) -> None:

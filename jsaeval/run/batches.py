@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Integer
 
 from jsaeval.corpus.masks import Masks
 from jsaeval.forward.controls import RUN_CONTROLS, SAE_CONTROLS
-from jsaeval.mesh import DATA, shard_rows
+from jsaeval.mesh import DATA, platform_of, shard_rows
 from jsaeval.run.state import PassState
 
 
@@ -21,9 +21,9 @@ from jsaeval.run.state import PassState
 CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 4096
 
 
-def default_batch(positions: int, mesh: Mesh) -> int:
+def default_batch(positions: int, mesh: Mesh | AbstractMesh) -> int:
     """Rows at a time that suit the machine. Results do not depend on it."""
-    if mesh.devices.flat[0].platform == "cpu":  # fake devices share the cores
+    if platform_of(mesh) == "cpu":  # fake devices share the cores
         return max(1, CPU_TOKENS // positions)
     return max(1, ACCELERATOR_TOKENS // positions) * mesh.shape[DATA]
 

@@ -111,8 +111,10 @@ class Read(NamedTuple):
 
 CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 CALLS |= {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
-COLLECTIVES = {"psum", "psum2", "psum_invariant", "pmax", "pmin"}
-COLLECTIVES |= {"all_gather", "all_to_all", "ppermute", "reduce_scatter"}
+# Primitive → kind of collective.
+COLLECTIVES: dict[str, str] = dict.fromkeys(["psum", "psum2", "psum_invariant", "pmax", "pmin"], "all-reduce")
+COLLECTIVES |= {"all_gather": "all-gather", "all_gather_invariant": "all-gather", "reduce_scatter": "reduce-scatter"}
+COLLECTIVES |= {"all_to_all": "all-to-all", "ppermute": "permute"}
 VIEWS = {"reshape", "squeeze", "expand_dims", "transpose", "broadcast_in_dim", "pvary", "optimization_barrier", "copy"}
 REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"}
 INSIDE = {"while", "scan", "cond", "shard_map"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from jsaeval.mesh import DATA, MODEL
 from jsaeval.run.batches import control_batch
-from jsaeval.sizing.cost import Cost
+from jsaeval.sizing.cost import COLLECTIVES, Cost
 from jsaeval.sizing.machines import Machine
 from jsaeval.sizing.step import Job, abstract_mesh, share_bytes, step_cost, step_of
 
@@ -25,9 +25,6 @@ _SENT = {
     "all-to-all": lambda m: (m - 1) / m,
     "permute": lambda m: 1,
 }
-_KINDS: dict[str, str] = dict.fromkeys(["psum", "psum2", "psum_invariant", "pmax", "pmin"], "all-reduce")
-_KINDS |= {"all_gather": "all-gather", "all_gather_invariant": "all-gather", "reduce_scatter": "reduce-scatter"}
-_KINDS |= {"all_to_all": "all-to-all", "ppermute": "permute"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class Estimate:
         """Bytes that a chip sends in a step, by (part, kind of collective, axis of the mesh)."""
         out = {}
         for (scope, primitive, axis), size in self.cost.wire.items():
-            kind, chips = _KINDS[primitive], {DATA: self.data, MODEL: self.model}[axis]
+            kind, chips = COLLECTIVES[primitive], {DATA: self.data, MODEL: self.model}[axis]
             if chips > 1:
                 key = scope, kind, axis
                 out[key] = out.get(key, 0.0) + size * _SENT[kind](chips)

@@ -5,11 +5,11 @@ import itertools
 from collections.abc import Callable, Iterator
 
 from jsaeval.errors import InputError
-from jsaeval.run.batches import ACCELERATOR_TOKENS
+from jsaeval.run.batches import default_batch
 from jsaeval.sizing.compiled import Compiled, compile_step
 from jsaeval.sizing.estimate import USABLE, Estimate, estimate, weights
 from jsaeval.sizing.machines import Machine
-from jsaeval.sizing.step import Job
+from jsaeval.sizing.step import Job, abstract_mesh
 
 
 # So many sizes of the model axis are compared, from the smallest on that fits: larger ones only add traffic.
@@ -71,7 +71,7 @@ def options(job: Job, machine: Machine, mesh: MeshShape | None = None, rows: int
             continue  # chips that would have nothing to do
         if sum(weights(job, model).values()) > USABLE * machine.chip.memory:
             continue
-        option = estimate(job, machine, model, rows or max(1, ACCELERATOR_TOKENS // job.context) * data)
+        option = estimate(job, machine, model, rows or default_batch(job.context, abstract_mesh(data, model)))
         if option.fits:
             yield option
 
