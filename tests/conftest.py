@@ -16,6 +16,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Many tests compile the same programs, and both workers do.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "programs"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# Most of the suite's time is compilation. Programs as users get them run in the tests that start a process.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")
