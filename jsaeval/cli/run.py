@@ -30,9 +30,8 @@ from jsaeval.run.engine import Setting
 from jsaeval.run.evaluate import Failed, Results, evaluate
 from jsaeval.run.folder import PAGE, REPORT, claim, ended, read_report, write, write_rendered
 from jsaeval.run.plan import Plan
-from jsaeval.run.saes import find_saes, load_saes
+from jsaeval.run.saes import find_saes, load_saes, shipped
 from jsaeval.run.stop import stop_signal
-from jsaeval.sae.load import SHIPPED
 from jsaeval.sae.module import SAE
 
 
@@ -48,7 +47,7 @@ def run(command: Run) -> int:
     """Evaluate; returns the exit code."""
     plan = Plan(**{field.name: getattr(command, field.name) for field in dataclasses.fields(Plan)})
     plan.check()
-    names, notes = find_saes(plan.sae or _shipped(plan.lm))
+    names, notes = find_saes(plan.sae or shipped(plan.lm))
     plan = dataclasses.replace(plan, sae=names if plan.sae else ())
     processes.start(plan.processes)
     keep_programs()
@@ -139,9 +138,3 @@ def _on_host() -> AbstractContextManager:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:  # JAX_PLATFORMS leaves it out
         return contextlib.nullcontext()
-
-
-def _shipped(lm: str) -> tuple[str, ...]:
-    if lm not in SHIPPED:
-        raise InputError(f"--sae is missing: no SAE ships with {lm!r} (only with {', '.join(SHIPPED)})")
-    return (lm,)

@@ -47,7 +47,7 @@ def short(name: str) -> str:
 
 def controls_by_hook(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The run's controls at each hook."""
-    controls = report["controls"]
+    controls = report.get("controls", {})
     hooks = [sae["hook"] for sae in report["saes"] if "hook" in sae]
     return controls.get("by_hook") or ({hooks[0]: controls} if controls and hooks else {})
 

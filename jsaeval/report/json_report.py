@@ -1,13 +1,12 @@
 """`Results` → the dictionary of `report.json` (schema 1). No NaN: an undefined value is null."""
 
-import math
 from typing import Any
 
 from jsaeval.forward.sums import BUCKET_NAMES
 from jsaeval.metrics.compute import Value
 from jsaeval.metrics.floors import Floor, RunControls
 from jsaeval.run.evaluate import Results, SAEResult
-from jsaeval.run.folder import SCHEMA
+from jsaeval.run.folder import SCHEMA, finite
 
 
 def report(results: Results, plan: dict[str, Any]) -> dict[str, Any]:
@@ -99,12 +98,3 @@ def _of_hook(controls: RunControls) -> dict[str, Any]:
     if "identity" in out:
         out["identity"]["holds"] = controls.identity_holds()
     return out
-
-
-def finite(tree: Any) -> Any:
-    """The same structure with NaN and infinities replaced by None."""
-    if isinstance(tree, dict):
-        return {key: finite(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [finite(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -14,7 +14,7 @@ from jsaeval.errors import InputError, nearest
 from jsaeval.hooks import parse_hook
 from jsaeval.metrics.compute import Estimate, Facts, estimates
 from jsaeval.metrics.registry import REGISTRY
-from jsaeval.run.folder import REPORT, ROWS, read_report
+from jsaeval.run.folder import REPORT, ROWS, is_run, read_report
 from jsaeval.stats.table import Columns
 
 
@@ -46,6 +46,13 @@ class Pair:
         return self.a.sae["hook"] == self.b.sae["hook"]
 
 
+def _read_run(folder: Path) -> dict[str, Any]:
+    report = read_report(folder)
+    if not is_run(report):
+        raise InputError(f"{folder}: holds probes and no run; jsaeval run makes one")
+    return report
+
+
 def compare(
     a: Path, b: Path | None = None, sae_a: str | None = None, sae_b: str | None = None, seed: int = 0
 ) -> list[Pair]:
@@ -61,8 +68,8 @@ def compare(
     Raises:
         InputError: a folder is no run, an SAE is not in it, or the two were not measured alike on the same rows.
     """
-    first = read_report(a)
-    second = first if b is None else read_report(b)
+    first = _read_run(a)
+    second = first if b is None else _read_run(b)
     if b is not None:
         _check(a, first, b, second)
     names_a, names_b = _names(first), _names(second)

@@ -2,13 +2,10 @@
 
 import dataclasses
 import itertools
-import platform
-import resource
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,6 @@ from jsaeval.forward.batch import BatchStatistics, default_hook
 from jsaeval.forward.splice import hook_width
 from jsaeval.hooks import Hook, parse_hook
 from jsaeval.lm.card import card_of
-from jsaeval.lm.decoder import Decoder
 from jsaeval.lm.load import load_tokenizer
 from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import make_mesh
@@ -35,6 +31,7 @@ from jsaeval.run.calibration import Progress
 from jsaeval.run.checkpoint import Checkpoints, identity
 from jsaeval.run.engine import Measured, Setting, measure
 from jsaeval.run.lm_cache import LMCache
+from jsaeval.run.provenance import about_lm, surroundings
 from jsaeval.sae.module import SAE
 from jsaeval.stats.table import Collector, Table
 
@@ -178,7 +175,7 @@ def evaluate(
     provenance = _provenance(passes, data, mesh, setting, lm)
     provenance |= {"hashes": hashes, "wall_s": time.perf_counter() - start, "resumed_rows": checkpoints.resumed_rows}
     entries = tuple(results[i] for i in range(len(saes)))
-    return Results(entries, controls, data, masks, names, _describe(lm), provenance)
+    return Results(entries, controls, data, masks, names, about_lm(lm), provenance)
 
 
 def _named_apart(saes: Sequence[SAE]) -> list[SAE]:
@@ -270,30 +267,14 @@ def _result(
     )
 
 
-def _describe(lm: HostLM) -> dict[str, Any]:
-    card = card_of(lm)
-    about: dict[str, Any] = {"name": card.name, "sha256": card.sha256 or None}
-    about |= {"n_blocks": lm.n_blocks, "d_model": lm.d_model, "vocab": lm.vocab}
-    return about | ({"config": dataclasses.asdict(lm.config)} if isinstance(lm, Decoder) else {})
-
-
 def _provenance(passes: list[Measured], data: Rows, mesh: Mesh, setting: Setting, lm: HostLM) -> dict[str, Any]:
     run_s = sum(p.run_s for p in passes)
-    packages = ("jsaeval", "jax", "jaxlib", "equinox", "numpy")
-    versions = {name: metadata.version(name) for name in packages} | {"python": platform.python_version()}
     return {
-        "versions": versions,
-        "platform": platform.platform(),
-        "devices": [str(device.device_kind) for device in mesh.devices.flat],
-        "mesh": dict(mesh.shape),
-        "processes": processes.count(),
-        "dtype": str(lm.unembedding.dtype),
-        "precision": setting.precision,
+        **surroundings(lm, mesh, setting.precision),
         "batch": passes[0].batch,
         "corpus_sha256": data.sha256(),
         "compile_s": sum(p.compile_s for p in passes),
         "tokens_per_s": data.tokens.size * len(passes) / run_s,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 

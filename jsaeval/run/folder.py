@@ -1,6 +1,7 @@
 """The folder of a run: refused when it holds another run, and only written when everything is there."""
 
 import json
+import math
 import tomllib
 from datetime import datetime
 from pathlib import Path
@@ -30,12 +31,7 @@ def claim(plan: Plan) -> Path:
         InputError: it holds the run of another plan, or one that did not end and is not to be resumed; or is no folder.
     """
     if plan.out is None:
-        stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
-        folder, count = Path("runs", stamp), 1
-        while folder.exists():
-            count += 1
-            folder = Path("runs", f"{stamp}-{count}")
-        return folder
+        return fresh()
     folder = Path(plan.out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: exists and is not a folder")
@@ -47,6 +43,16 @@ def claim(plan: Plan) -> Path:
         _check_same(folder, kept, plan)
     elif any((folder / name).exists() for name in (REPORT, ROWS, LATENTS)):
         raise InputError(f"--out {folder}: holds results without their {PLAN}; choose another folder")
+    return folder
+
+
+def fresh() -> Path:
+    """A folder under runs/ that does not exist."""
+    stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    folder, count = Path("runs", stamp), 1
+    while folder.exists():
+        count += 1
+        folder = Path("runs", f"{stamp}-{count}")
     return folder
 
 
@@ -109,9 +115,25 @@ def read_report(folder: Path) -> dict[str, Any]:
     if not isinstance(report, dict) or report.get("schema") != SCHEMA:
         found = report.get("schema") if isinstance(report, dict) else None
         raise InputError(f"{path}: schema {found!r}, but this version reads schema {SCHEMA}")
-    if missing := [key for key in ("provenance", "lm", "corpus", "masks", "saes", "controls") if key not in report]:
+    of_run = ("corpus", "masks", "controls")
+    needed = ("provenance", "lm", "saes", *(of_run if "probe_summary" not in report else ()))
+    if missing := [key for key in needed if key not in report]:
         raise InputError(f"{path}: {missing[0]!r} is missing; is it the report of a run?")
     return report
+
+
+def is_run(report: dict[str, Any]) -> bool:
+    """Whether it is the report of a run, and not of probes alone."""
+    return "corpus" in report
+
+
+def finite(tree: Any) -> Any:
+    """The same structure with NaN and infinities replaced by None."""
+    if isinstance(tree, dict):
+        return {key: finite(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def rows_frame(results: Results) -> pd.DataFrame:

@@ -37,6 +37,17 @@ def find_saes(asked: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     return tuple(taken.values()), notes
 
 
+def shipped(lm: str) -> tuple[str, ...]:
+    """The SAE that ships with an LM.
+
+    Raises:
+        InputError: none does.
+    """
+    if lm not in SHIPPED:
+        raise InputError(f"--sae is missing: no SAE ships with {lm!r} (only with {', '.join(SHIPPED)})")
+    return (lm,)
+
+
 def load_saes(names: Sequence[str], hook: str | None, dtype: str, lm: HostLM) -> list[SAE | Failed]:
     """SAEs that fit the LM. One alone keeps the name on its card; several are named by where they lie."""
     shown = short_names(names)
