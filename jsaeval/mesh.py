@@ -206,7 +206,7 @@ def shard_rows(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(put, tree)
 
 
-def map_rows(function: Callable, mesh: Mesh | None, out_specs: P = P(DATA)) -> Callable:
+def map_rows(function: Callable, mesh: Mesh | None, out_specs: P | tuple[P, ...] = P(DATA)) -> Callable:
     """`function(shared, *per_row)` mapped over a mesh.
 
     `shared` is split as `specs` says; the leading axis of everything in `per_row`, and of every output, is rows. Rows

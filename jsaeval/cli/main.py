@@ -20,7 +20,7 @@ import tyro
 
 from jsaeval import processes
 from jsaeval.cli.plan import Sizing, size
-from jsaeval.cli.probe import ProbeFeatures, probe
+from jsaeval.cli.probe import ProbeTasks, probe_command
 from jsaeval.cli.reading import Compare, Report, Show, compare, report, show
 from jsaeval.cli.run import Run, run
 from jsaeval.errors import InputError, nearest
@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "run": (Run, run),
     "plan": (Sizing, size),
     "compare": (Compare, compare),
-    "probe": (ProbeFeatures, probe),
+    "probe": (ProbeTasks, probe_command),
     "report": (Report, report),
     "show": (Show, show),
 }

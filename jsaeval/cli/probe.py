@@ -1,48 +1,171 @@
-"""`jsaeval probe`: can a concept be read off features?"""
+"""`jsaeval probe`: can a concept be read off the latents of an SAE, or off any features?"""
 
+import dataclasses
 import sys
-import zipfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 from rich.console import Console
 
-from jsaeval.cache import keep_programs
+from jsaeval import processes
+from jsaeval.cache import cache_dir, keep_programs
+from jsaeval.cli.features import probe_features
 from jsaeval.cli.files import check_file, write_json
+from jsaeval.corpus.tasks import DEFAULT, Task, open_tasks
 from jsaeval.errors import InputError, nearest
-from jsaeval.probes.fit import KINDS, KS, Examples, fit_probes
-from jsaeval.report.probes import probes_to_json, show_probes
-from jsaeval.run.folder import SCHEMA
-
-
-ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+from jsaeval.hooks import Hook
+from jsaeval.lm.load import load_lm
+from jsaeval.lm.protocol import HostLM
+from jsaeval.mesh import make_mesh
+from jsaeval.probes.evaluate import Asked, probe
+from jsaeval.probes.features import Pool
+from jsaeval.probes.fit import KINDS, KS, PENALTIES, STRENGTHS, Kind
+from jsaeval.probes.logistic import Penalty
+from jsaeval.probes.summary import summarise
+from jsaeval.probes.task import Which
+from jsaeval.report.page import page
+from jsaeval.report.probes import probe_loss, probes_frame, show_probes, tasks_to_json
+from jsaeval.report.progress import Progress
+from jsaeval.report.tidy import tidy
+from jsaeval.run.checkpoint import Stopped
+from jsaeval.run.evaluate import hook_of
+from jsaeval.run.folder import PAGE, REPORT, SCHEMA, write_rendered
+from jsaeval.run.plan import Plan
+from jsaeval.run.probe_folder import ProbeFolder
+from jsaeval.run.provenance import about_lm, surroundings
+from jsaeval.run.saes import find_saes, load_saes, shipped
+from jsaeval.run.stop import stop_signal
+from jsaeval.sae.module import SAE
 
 
 @dataclass(frozen=True)
-class ProbeFeatures:
-    """Probe features for a concept: one of them, k of them, all of them."""
+class ProbeTasks:
+    """Probe latents for concepts: can they be read off one latent, off a few, off all of them?"""
 
-    features: Annotated[str, tyro.conf.arg(metavar="FILE.npz")]
-    """Arrays x_train and x_test (example, feature), y_train and y_test (example) of 0 and 1."""
+    tasks: str = ",".join(DEFAULT)
+    """Tasks, separated by commas: names or groups of the 113 of sae-probes, all; .csv, .tsv, .jsonl, .parquet files."""
+    text_column: str = "text"
+    """Column of the text in such a file."""
+    label_column: str = "label"
+    """Column of the label. More than two different labels are one task each, against the rest."""
+    features: Annotated[str | None, tyro.conf.arg(metavar="FILE.npz")] = None
+    """Probe these features instead: arrays x_train, x_test (example, feature), y_train, y_test (example) of 0 and 1."""
+    lm: str = "smollm2-135m"
+    """Language model: a name, a .gguf file, or a Hugging Face model folder."""
+    sae: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """SAE: a name, a file, a folder, or a quoted pattern. Repeat for several at one hook. Default: the LM's own."""
+    hook: str | None = None
+    """Hook, e.g. blocks.9.hook_resid_post. Default: the one stored with the SAE."""
+    pool: Pool = "last"
+    """A text is its last token, or the mean or the maximum over its tokens; encoded first, pooled after."""
+    context: int = 128
+    """Positions of a text; a longer one keeps its end."""
+    examples: int = 1024
+    """Of each task, at most; 0: all. A half trains, an eighth chooses the penalty, three eighths test."""
     probes: str = ",".join(KINDS)
     """Which probes, separated by commas."""
     k: tyro.conf.UseAppendAction[tuple[int, ...]] = ()
-    """Features of the k-sparse probes. Repeat for several. Default: 1, 2, 4, ... 512."""
+    """Latents of the k-sparse probes. Repeat for several. Default: 1, 2, 4, ... 512."""
+    penalty: Literal["l1", "l2", "both"] = "both"
+    """Of the k-sparse probes."""
+    lm_cache: Annotated[str, tyro.conf.arg(metavar="auto|off|DIR")] = "auto"
+    """Folder that keeps the LM's activations for other SAEs and for --resume. Default: in the cache of the package."""
+    mesh: str | None = None
+    """Devices as DATA,MODEL. Default: all on the data axis."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights and activations; probes are float32."""
+    precision: Literal["highest", "default"] = "highest"
+    """Of matrix products in the LM and the SAE."""
+    resume: bool = False
+    """Go on with the probes in --out if there are some, else start."""
     seed: int = 0
-    """Of the validation examples and of the bootstrap."""
-    out: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """JSON file for the numbers."""
+    """Of the examples, the validation examples, the random SAE and the bootstrap."""
+    out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder for the results, new or of a run of the same LM and SAEs. Default: a fresh one under runs/. With
+    --features: a JSON file, or nowhere."""
 
 
-def probe(command: ProbeFeatures) -> int:
-    """Fit and print; returns the exit code.
+def probe_command(command: ProbeTasks) -> int:
+    """Fit, print and write; returns the exit code.
 
     Raises:
-        InputError: a flag or file that cannot be meant.
+        InputError: a flag, file or task that cannot be meant.
     """
+    which = _which(command)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    if command.features is not None:
+        if command.out is not None:
+            check_file("--out", command.out)
+        keep_programs()
+        made = probe_features(command.features, which, command.seed, console)
+        if command.out is not None:
+            write_json(command.out, {"schema": SCHEMA, "probes": made})
+        return 0
+    for name, least in (("examples", 0), ("context", 2)):
+        if getattr(command, name) < least:
+            raise InputError(f"--{name} {getattr(command, name)}: at least {least} is needed")
+    if processes.launcher() is not None:
+        raise InputError("jsaeval probe runs in one process; it uses all devices of its host")
+    asked = Asked(which, command.pool, command.context, command.examples or None, command.precision, command.seed)
+    tasks = open_tasks(
+        [name.strip() for name in command.tasks.split(",") if name.strip()], command.text_column, command.label_column
+    )
+    if not tasks:
+        raise InputError("--tasks is empty; --tasks all, or names and groups of tasks")
+    names, notes = find_saes(command.sae or shipped(command.lm))
+    folder = ProbeFolder.claim(command.out, _identity(command, names), command.resume)
+    keep_programs()
+    try:
+        report = _measured(command, asked, tasks, names, notes, folder)
+    except (Stopped, KeyboardInterrupt) as stop:
+        said = "stopped" if isinstance(stop, Stopped) else "interrupted"
+        print(f"jsaeval: {said}; add --resume --out {folder.path} to go on", file=sys.stderr)
+        return 143 if isinstance(stop, Stopped) else 130
+    show_probes(report, console)
+    print(f"\n{folder.path / REPORT}\n{folder.path / PAGE}")
+    return 0
+
+
+def _measured(
+    command: ProbeTasks, asked: Asked, tasks: list[Task], names: tuple[str, ...], notes: list[str], folder: ProbeFolder
+) -> dict[str, Any]:
+    """The report, when it is in the folder."""
+    start = time.perf_counter()
+    with Progress() as progress, stop_signal() as wanted:
+        for note in notes:
+            progress.say(note)
+        progress.say(f"loading {command.lm}")
+        mesh = make_mesh(*Plan(mesh=command.mesh).mesh_shape())
+        lm = load_lm(command.lm, command.dtype, mesh)
+        saes, hook = _saes(command, names, lm)
+        folder.check_same(about_lm(lm), [(sae.card.sha256, hook.name) for sae in saes])
+        folder.begin()
+
+        def stop() -> None:
+            if wanted():
+                raise Stopped
+
+        cache = None if command.lm_cache == "off" else Path(command.lm_cache)
+        cache = cache_dir("activations") if command.lm_cache == "auto" else cache
+        results = probe(
+            lm, saes, hook, tasks, asked, mesh=mesh, cache=cache, folder=folder.path, progress=progress, stop=stop
+        )
+    summary, shown = summarise(results, asked.seed), [sae.card.name for sae in saes]
+    made = tasks_to_json(results, summary, shown)
+    settings = {"saes": shown, "hook": hook.name, "strengths": list(STRENGTHS)} | dataclasses.asdict(asked)
+    provenance = {"plan": _identity(command, names)} | surroundings(lm, mesh, command.precision)
+    provenance["wall_s"] = time.perf_counter() - start
+    made["probe_summary"] = {"settings": settings, "provenance": provenance} | made["probe_summary"]
+    about = [_about(sae, hook) | {"metrics": probe_loss(summary, i)} for i, sae in enumerate(saes)]
+    report = folder.write({"lm": about_lm(lm), "saes": about, "provenance": provenance} | made, probes_frame(made))
+    write_rendered(folder.path, page(report), tidy(report))
+    return report
+
+
+def _which(command: ProbeTasks) -> Which:
     kinds = [name.strip() for name in command.probes.split(",") if name.strip()]
     for name in kinds:
         if name not in KINDS:
@@ -51,45 +174,33 @@ def probe(command: ProbeFeatures) -> int:
         raise InputError(f"--probes is empty; known: {', '.join(KINDS)}")
     if any(k < 1 for k in command.k):
         raise InputError(f"--k {min(command.k)}: at least 1 is needed")
-    if command.out is not None:
-        check_file("--out", command.out)
-    keep_programs()
-    examples = read_features(command.features, command.seed)
-    fitted = fit_probes(examples, [kind for kind in KINDS if kind in kinds], command.k or KS, seed=command.seed)
-    made = probes_to_json(fitted, features=Path(command.features).name)
-    show_probes(made, examples, Console(width=None if sys.stdout.isatty() else 120))
-    if command.out is not None:
-        write_json(command.out, {"schema": SCHEMA, "probes": made})
-    return 0
+    chosen: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind in kinds)
+    penalties: tuple[Penalty, ...] = PENALTIES if command.penalty == "both" else (command.penalty,)
+    return Which(chosen, tuple(sorted(set(command.k))) or KS, penalties)
 
 
-def read_features(name: str, seed: int) -> Examples:
-    """The examples in a file.
+def _identity(command: ProbeTasks, names: tuple[str, ...]) -> dict[str, Any]:
+    """What two calls must share to be the same."""
+    elsewhere = ("out", "lm_cache", "resume", "features")
+    values = {key: value for key, value in vars(command).items() if value is not None and key not in elsewhere}
+    return values | {"sae": list(names), "k": list(command.k)}
 
-    Raises:
-        InputError: no such file, not one of arrays, or arrays that do not fit.
-    """
-    try:
-        with np.load(name, allow_pickle=False) as file:
-            missing = [array for array in ARRAYS if array not in file]
-            if missing:
-                raise InputError(f"--features {name}: no array {', '.join(missing)}; it holds {', '.join(file.files)}")
-            arrays = {array: file[array] for array in ARRAYS}
-    except FileNotFoundError:
-        raise InputError(f"--features {name}: no such file") from None
-    except InputError:
-        raise
-    except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"--features {name}: cannot be read as .npz ({reason})") from None
-    for array in ("y_train", "y_test"):
-        values = np.unique(arrays[array])
-        if not set(values.tolist()) <= {0, 1}:
-            raise InputError(f"--features {name}: {array} holds {values[:4].tolist()}; 0 and 1 were expected")
-    for array in ("x_train", "x_test"):
-        if not np.issubdtype(arrays[array].dtype, np.number):
-            raise InputError(f"--features {name}: {array} holds {arrays[array].dtype}; numbers were expected")
-    try:
-        return Examples.of(**arrays, seed=seed)
-    except InputError as error:
-        raise InputError(f"--features {name}: {error}") from None
+
+def _saes(command: ProbeTasks, names: tuple[str, ...], lm: HostLM) -> tuple[list[SAE], Hook]:
+    """SAEs, all at one hook."""
+    loaded = load_saes(names, command.hook, command.dtype, lm)
+    for entry in loaded:
+        if not isinstance(entry, SAE):
+            raise InputError(entry.error)
+    saes = [entry for entry in loaded if isinstance(entry, SAE)]
+    hooks = {hook_of(sae, command.hook, lm).name: hook_of(sae, command.hook, lm) for sae in saes}
+    if len(hooks) > 1:
+        raise InputError(f"--sae: they read different hooks ({', '.join(hooks)}); probe those of one hook at a time")
+    return saes, next(iter(hooks.values()))
+
+
+def _about(sae: SAE, hook: Hook) -> dict[str, Any]:
+    card = sae.card
+    about = {"name": card.name, "hook": hook.name, "architecture": sae.architecture, "d_in": sae.d_in}
+    source = {"format": card.format, "path": card.source, "sha256": card.sha256}
+    return about | {"d_sae": sae.d_sae, "source": source}

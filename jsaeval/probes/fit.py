@@ -1,28 +1,36 @@
-"""All probes of one task on one set of features: one latent, k latents, all of them."""
+"""All probes of one task: on one feature, on k of them, on all of them; of several sets of features at once.
 
-from collections.abc import Sequence
+Probes of one shape are one compiled program; as many of them run at a time as there are devices.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Bool, Float, Int
 
 from jsaeval.errors import InputError
-from jsaeval.probes.logistic import Fits, Penalty, fit_logistic
+from jsaeval.mesh import DATA, make_mesh, shard_rows
+from jsaeval.probes.logistic import Penalty, fit_logistic
 from jsaeval.probes.ranking import by_mean_difference
-from jsaeval.probes.scores import Score, scores
-from jsaeval.probes.single import SingleProbes, single_probes
+from jsaeval.probes.single import single_probes
 
 
 Kind = Literal["single", "k_sparse", "dense"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+PENALTIES: tuple[Penalty, ...] = get_args(Penalty)
 KS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 # C of scikit-learn, as `sae-probes` tries them.
 STRENGTHS = tuple(float(c) for c in np.logspace(5, -5, 10))
-# Numbers of features for which programs are compiled; others are filled up with zeros.
-_SIZES = (16, 128, 512)
+# Numbers of features, and multiples of numbers of examples, for which programs are compiled; the rest is filled up.
+_SIZES, _EXAMPLES = (16, 128, 256, 512), 128
 _VALIDATION = 0.2
 
 
@@ -52,10 +60,15 @@ class Examples:
             validates[own[: max(1, round(_VALIDATION * len(own)))]] = True
         return cls(x_train, y_train, x_test, y_test, validates)
 
-    @property
-    def all_train(self) -> Bool[Array, " train"]:
-        """Every training example counts."""
-        return jnp.ones(len(self.y_train), bool)
+
+@dataclass(frozen=True)
+class Wanted:
+    """A probe to be fitted: on which set of features, of which kind. `k`: how many features a k-sparse one may use."""
+
+    features: str
+    kind: Kind
+    k: int | None = None
+    penalty: Penalty | None = None
 
 
 @dataclass(frozen=True)
@@ -63,99 +76,172 @@ class Probe:
     """A fitted probe.
 
     Attributes:
+        features: name of the set of features.
         kind: on the best single feature, on k of them, or on all.
         k: how many features it may use; None: all.
         penalty: L1 or L2; None of the single one, whose ridge is fixed.
         strength: C that validation chose.
-        features: those it may use, by index; None: all.
-        test: scores on held-out examples.
-        in_sample: BCE on the training examples.
+        chosen: the features that it may use, by index; None: all.
+        in_sample: BCE on the training examples, in nats.
         converged: whether the fit satisfies its optimality conditions.
+        logits: of the test examples; the probe says yes where they are positive.
     """
 
+    features: str
     kind: Kind
     k: int | None
     penalty: Penalty | None
     strength: float | None
-    features: tuple[int, ...] | None
-    test: dict[str, Score]
+    chosen: tuple[int, ...] | None
     in_sample: float
     converged: bool
+    logits: Float[np.ndarray, " test"]
 
 
-def fit_probes(
-    examples: Examples,
+def wanted(
+    features: str,
+    width: int,
     kinds: Sequence[Kind] = KINDS,
     ks: Sequence[int] = KS,
-    penalties: Sequence[Penalty] = ("l1", "l2"),
-    seed: int = 0,
-) -> list[Probe]:
-    """Fit probes on the training examples and score them on the others.
+    penalties: Sequence[Penalty] = PENALTIES,
+) -> list[Wanted]:
+    """Probes on a set of so many features; k beyond them is left out. Dense probes are L2 only."""
+    found = [Wanted(features, "single", 1)] if "single" in kinds else []
+    if "k_sparse" in kinds:
+        found += [Wanted(features, "k_sparse", k, penalty) for k in ks if k <= width for penalty in penalties]
+    return found + ([Wanted(features, "dense", None, "l2")] if "dense" in kinds else [])
+
+
+def fit_probes(examples: Mapping[str, Examples], probes: Sequence[Wanted], mesh: Mesh | None = None) -> list[Probe]:
+    """Fit probes on the training examples, and apply them to the test examples.
 
     The strength of a penalty is the one with the least BCE on the validation examples; the probe with it is fitted on
-    them, too. Dense probes are L2 only.
+    them, too.
 
     Args:
-        examples: features and labels.
-        kinds: which probes.
-        ks: of the k-sparse ones; those beyond the number of features are left out.
-        penalties: of the k-sparse ones.
-        seed: of the resamples.
+        examples: of each set of features.
+        probes: which, in the order in which they come back.
+        mesh: devices; each fits other probes. Default: all.
     """
-    found: list[Probe] = []
-    if "single" in kinds:
-        found.append(_single(examples, seed))
-    if "k_sparse" in kinds:
-        ranked = _ranked(jnp.asarray(examples.x_train), jnp.asarray(examples.y_train), examples.all_train)
-        order = np.asarray(ranked)
-        for k in (k for k in ks if k <= len(order)):
-            found += [_logistic(examples, order[:k], penalty, "k_sparse", seed) for penalty in penalties]
-    if "dense" in kinds:
-        found.append(_logistic(examples, None, "l2", "dense", seed))
-    return found
+    mesh = make_mesh() if mesh is None else make_mesh(devices=list(mesh.devices.flat))
+    sets = {name: _Set.of(examples[name]) for name in dict.fromkeys(probe.features for probe in probes)}
+    single = [name for name in sets if any(p.features == name and p.kind == "single" for p in probes)]
+    ranked = [name for name in sets if any(p.features == name and p.kind == "k_sparse" for p in probes)]
+    best = dict(zip(single, _mapped(_singles, mesh, [sets[name].arrays() for name in single]), strict=True))
+    order = dict(zip(ranked, _mapped(_ranked, mesh, [sets[name].arrays() for name in ranked]), strict=True))
+    found: dict[Wanted, Probe] = {
+        p: _single(p, sets[p.features], best[p.features]) for p in probes if p.kind == "single"
+    }
+    for penalty in PENALTIES:
+        own = [p for p in probes if p.kind != "single" and p.penalty == penalty]
+        chosen = [None if p.k is None else order[p.features][: p.k] for p in own]
+        inputs = [sets[p.features].arrays(columns) for p, columns in zip(own, chosen, strict=True)]
+        fits = _mapped(_paths[penalty], mesh, inputs)
+        for p, columns, fit in zip(own, chosen, fits, strict=True):
+            found[p] = _logistic(p, sets[p.features].examples, columns, fit)
+    return [found[p] for p in probes]
 
 
-_ranked = jax.jit(by_mean_difference)
-_singles = jax.jit(single_probes)
-_fitted = jax.jit(fit_logistic, static_argnames="penalty")
+@dataclass(frozen=True)
+class _Set:
+    """A set of features, its training examples filled up to a number for which there are programs."""
+
+    examples: Examples
+    x: Float[np.ndarray, "example feature"]
+    y: Bool[np.ndarray, " example"]
+    folds: Bool[np.ndarray, "fold example"]
+
+    @classmethod
+    def of(cls, own: Examples) -> "_Set":
+        missing = -len(own.y_train) % _EXAMPLES
+        folds = np.stack([~own.validates, np.ones_like(own.validates)])
+        x, y = np.pad(own.x_train, [(0, missing), (0, 0)]), np.pad(own.y_train, (0, missing))
+        return cls(own, x, y, np.pad(folds, [(0, 0), (0, missing)]))
+
+    def arrays(self, columns: Int[np.ndarray, " chosen"] | None = None) -> tuple[np.ndarray, ...]:
+        """Features, labels, and which examples train; columns of zeros, which get no weight, fill up the chosen."""
+        if columns is None:
+            return self.x, self.y, self.folds
+        size = next((size for size in _SIZES if size >= len(columns)), len(columns))
+        return np.pad(self.x[:, columns], [(0, 0), (0, size - len(columns))]), self.y, self.folds
 
 
-def _single(examples: Examples, seed: int) -> Probe:
-    fits: SingleProbes = _singles(jnp.asarray(examples.x_train), jnp.asarray(examples.y_train), examples.all_train)
-    best = int(jnp.argmin(fits.objective))
-    one = jax.tree.map(lambda x: x if x.ndim == 0 else x[best : best + 1], fits)
-    logits = np.asarray(one.logits(jnp.asarray(examples.x_test[:, best : best + 1])))[:, 0]
-    tested = scores(logits, examples.y_test, seed)
-    return Probe("single", 1, None, None, (best,), tested, float(fits.bce[best]), bool(fits.converged.all()))
+def _singles(x, y, folds):
+    fits = single_probes(x, y, folds[-1])
+    best = jnp.argmin(fits.objective)
+    values = fits.weight, fits.bias, fits.mean, fits.scale, fits.bce
+    return best, *(value[best] for value in values), jnp.all(fits.converged)
+
+
+def _path(penalty: Penalty, x, y, folds):
+    fits = fit_logistic(x, y, folds, jnp.asarray(STRENGTHS, x.dtype), penalty)
+    return fits.weights, fits.bias, fits.logits(x), fits.converged
+
+
+_paths = {penalty: functools.partial(_path, penalty) for penalty in PENALTIES}
+
+
+def _ranked(x, y, folds):
+    return by_mean_difference(x, y, folds[-1])
+
+
+def _mapped(function: Callable, mesh: Mesh, inputs: Sequence[tuple[np.ndarray, ...]]) -> list[Any]:
+    """`function` of each input, those of one shape as many at a time as there are devices."""
+    out: list[Any] = [None] * len(inputs)
+    shapes: dict[tuple, list[int]] = {}
+    for i, arrays in enumerate(inputs):
+        shapes.setdefault(tuple(own.shape for own in arrays), []).append(i)
+    program, n = _program(function, mesh), mesh.devices.size
+    for members in shapes.values():
+        for first in range(0, len(members), n):
+            some = members[first : first + n]
+            together = tuple(map(np.stack, zip(*(inputs[i] for i in some), strict=True)))
+            # Devices for which there is nothing left get examples that do not count, and are done at once.
+            filled = tuple(np.pad(own, [(0, n - len(own))] + [(0, 0)] * (own.ndim - 1)) for own in together)
+            found = program(*shard_rows(filled, mesh))
+            host = jax.tree.map(np.asarray, found)
+            for row, i in enumerate(some):
+                out[i] = jax.tree.map(lambda own, row=row: own[row], host)
+    return out
+
+
+@functools.cache
+def _program(function: Callable, mesh: Mesh) -> Callable:
+    def run(*arrays):
+        with jax.default_matmul_precision("highest"):
+            return lax.map(lambda own: function(*own), arrays)
+
+    # Nothing moves between devices, so there is no need to follow what differs between them.
+    return jax.jit(jax.shard_map(run, mesh=mesh, in_specs=P(DATA), out_specs=P(DATA), check_vma=False))
+
+
+def _single(probe: Wanted, own: _Set, found: tuple[Any, ...]) -> Probe:
+    best, weight, bias, mean, scale, bce, converged = found
+    logits = (own.examples.x_test[:, int(best)].astype(np.float64) - float(mean)) / float(scale) * float(weight)
+    chosen = (int(best),)
+    return Probe(probe.features, "single", 1, None, None, chosen, float(bce), bool(converged), logits + float(bias))
 
 
 def _logistic(
-    examples: Examples, chosen: Int[np.ndarray, " chosen"] | None, penalty: Penalty, kind: Kind, seed: int
+    probe: Wanted, own: Examples, columns: Int[np.ndarray, " chosen"] | None, found: tuple[np.ndarray, ...]
 ) -> Probe:
-    x_train, x_test = (x if chosen is None else _filled(x[:, chosen]) for x in (examples.x_train, examples.x_test))
-    folds = jnp.asarray(np.stack([~examples.validates, np.ones_like(examples.validates)]))
-    strengths = jnp.asarray(STRENGTHS, jnp.float32)
-    fits: Fits = _fitted(jnp.asarray(x_train), jnp.asarray(examples.y_train), folds, strengths, penalty=penalty)
-    trained = np.asarray(fits.logits(jnp.asarray(x_train)), np.float64)  # (fold, strength, example)
-    loss = np.logaddexp(0, trained) - examples.y_train * trained
-    best = int(np.argmin(loss[0][:, examples.validates].mean(axis=1)))
-    logits = x_test.astype(np.float64) @ np.asarray(fits.weights[1, best], np.float64) + float(fits.bias[1, best])
+    weights, bias, trained, converged = found
+    trained = trained[..., : len(own.y_train)].astype(np.float64)  # (fold, strength, example)
+    loss = np.logaddexp(0, trained) - own.y_train * trained
+    best = int(np.argmin(loss[0][:, own.validates].mean(axis=1)))
+    x_test = own.x_test if columns is None else own.x_test[:, columns]
+    weight = weights[1, best, : x_test.shape[1]].astype(np.float64)
     return Probe(
-        kind=kind,
-        k=None if chosen is None else len(chosen),
-        penalty=penalty,
+        features=probe.features,
+        kind=probe.kind,
+        k=probe.k,
+        penalty=probe.penalty,
         strength=STRENGTHS[best],
-        features=None if chosen is None else tuple(int(i) for i in chosen),
-        test=scores(logits, examples.y_test, seed),
+        chosen=None if columns is None else tuple(int(i) for i in columns),
         in_sample=float(loss[1, best].mean()),
-        converged=bool(fits.converged[1, best]),
+        converged=bool(converged[1, best]),
+        logits=x_test.astype(np.float64) @ weight + float(bias[1, best]),
     )
-
-
-def _filled(x: Float[np.ndarray, "example feature"]) -> Float[np.ndarray, "example size"]:
-    """With columns of zeros, which get no weight, up to a size for which there is a program."""
-    size = next((size for size in _SIZES if size >= x.shape[1]), x.shape[1])
-    return np.pad(x, [(0, 0), (0, size - x.shape[1])])
 
 
 def _check(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> None:

@@ -4,6 +4,7 @@ Resamples are of examples, and the same for every probe of a task, so the differ
 pair.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +36,10 @@ class Score:
         return interval(defined) if len(defined) >= 0.9 * len(self.samples) else None
 
 
-def scores(
-    logits: Float[np.ndarray, " example"], labels: Bool[np.ndarray, " example"], seed: int = 0
-) -> dict[str, Score]:
+Scores = dict[str, Score]
+
+
+def scores(logits: Float[np.ndarray, " example"], labels: Bool[np.ndarray, " example"], seed: int = 0) -> Scores:
     """Scores by name.
 
     BCE in nats. F1 is scikit-learn's weighted one, as in `sae-probes`: the mean of both classes' F1, weighted with
@@ -49,8 +51,7 @@ def scores(
         seed: of the resamples.
     """
     logits = np.asarray(logits, np.float64)
-    everything = np.ones((1, len(labels)))
-    counts = np.concatenate([everything, row_counts(len(labels), seed)])
+    counts = _resamples(len(labels), seed)
     total, yes = counts.sum(axis=1), counts @ labels
     said = logits > 0
     loss = np.logaddexp(0, logits) - labels * logits
@@ -72,6 +73,12 @@ def scores(
     return {name: Score(float(own[0]), own[1:]) for name, own in values.items()}
 
 
+@functools.lru_cache(maxsize=4)
+def _resamples(n: int, seed: int) -> Float[np.ndarray, "resample example"]:
+    """All examples once, then the resamples; the same for every probe of a task."""
+    return np.concatenate([np.ones((1, n)), row_counts(n, seed)])
+
+
 def auc(
     logits: Float[np.ndarray, " example"],
     labels: Bool[np.ndarray, " example"],
@@ -89,7 +96,7 @@ def auc(
         return np.sum(pos * (below + neg / 2), axis=1) / np.where(pairs > 0, pairs, np.nan)
 
 
-def to_json(found: dict[str, Score]) -> dict[str, Any]:
+def to_json(found: Scores) -> dict[str, Any]:
     """As in `report.json`."""
     out = {}
     for name, score in found.items():

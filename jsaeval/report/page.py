@@ -10,7 +10,9 @@ from jsaeval.metrics.registry import REGISTRY
 from jsaeval.report.comparison import COLUMNS, FLOORS, comparison, short
 from jsaeval.report.figures import sae_figures, sweep_figures
 from jsaeval.report.numbers import interval, number
+from jsaeval.report.probe_page import probe_facts, probe_section
 from jsaeval.report.summary import faithfulness, grounds, interpretability
+from jsaeval.run.folder import is_run
 
 
 _BETTER = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better"), "neither": ("", "")}
@@ -25,22 +27,26 @@ def page(report: dict[str, Any]) -> str:
     """The page of a report as made by `jsaeval.report.json_report.report`, or read back from `report.json`."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"number": number, "interval": interval}
+    environment.loader = jinja2.DictLoader({"probes": _file("probes.html.jinja")})
     template = environment.from_string(_file("page.html.jinja"))
-    saes = [_sae(report, sae) for sae in report["saes"]]
-    done = [sae for sae in report["saes"] if "error" not in sae]
-    title = saes[0]["name"] if len(saes) == 1 else f"{len(saes)} SAEs"
+    measured = report["saes"] if is_run(report) else []
+    saes = [_sae(report, sae) for sae in measured]
+    done = [sae for sae in measured if "error" not in sae]
+    names = [sae["name"] for sae in report["saes"]]
     return template.render(
-        title=title,
+        title=names[0] if len(names) == 1 else f"{len(names)} SAEs",
         css=_file("page.css"),
         lm=report["lm"],
-        corpus=report["corpus"],
-        masks=report["masks"],
+        corpus=report.get("corpus"),
+        masks=report.get("masks"),
+        names=names,
         saes=saes,
-        overview=_overview(report["saes"]) if len(saes) > 1 else None,
-        sweep=list(sweep_figures(report["saes"])) if len(done) > 1 else [],
+        overview=_overview(measured) if len(saes) > 1 else None,
+        sweep=list(sweep_figures(measured)) if len(done) > 1 else [],
         most_with_figures=MOST_WITH_FIGURES,
-        controls_rows=report["controls"].get("rows"),
-        facts=_facts(report),
+        controls_rows=report.get("controls", {}).get("rows"),
+        probes=probe_section(report) if "probe_summary" in report else None,
+        facts=(_facts(report) if is_run(report) else {}) | probe_facts(report),
         plan="\n".join(f"{key} = {value}" for key, value in report["provenance"]["plan"].items() if value is not None),
     )
 

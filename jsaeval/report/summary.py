@@ -42,10 +42,16 @@ def interpretability(sae: dict[str, Any]) -> Iterator[str]:
             f"On {metrics['alive']['n']:,} tokens {percent(metrics['alive']['value'])} of the latents fired at least "
             f"once, and {percent(metrics['dense']['value'])} fired on more than a tenth of the tokens."
         )
-    yield (
-        "Sparsity is all that was measured on this side: no probe, explanation or human rating says here whether a "
-        "latent means something to people."
-    )
+    if "probe_loss" in metrics:
+        yield (
+            f"The best single latent reads the labels of {metrics['probe_loss']['n']} tasks off a text with a loss of "
+            f"{_measured(metrics['probe_loss'])} nats; what stands beside it is under Probes."
+        )
+    else:
+        yield (
+            "Sparsity is all that was measured on this side: no probe, explanation or human rating says here whether a "
+            "latent means something to people."
+        )
 
 
 def grounds(report: dict[str, Any], sae: dict[str, Any]) -> Iterator[str]:

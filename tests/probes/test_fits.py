@@ -7,9 +7,11 @@ import pytest
 from scipy.optimize import minimize
 
 from jsaeval.errors import InputError
-from jsaeval.probes.fit import STRENGTHS, Examples, fit_probes
+from jsaeval.mesh import make_mesh
+from jsaeval.probes.fit import STRENGTHS, Examples, fit_probes, wanted
 from jsaeval.probes.logistic import fit_logistic as fit_logistic_plain
 from jsaeval.probes.ranking import by_mean_difference
+from jsaeval.probes.scores import scores
 from jsaeval.probes.single import RIDGE, single_probes
 
 
@@ -122,21 +124,44 @@ def examples(seed=0, n=600):
     return Examples.of(x[: n // 2], y[: n // 2], x[n // 2 :], y[n // 2 :])
 
 
+def fitted(own, **flags):
+    asked = wanted("mine", own.x_train.shape[1], **flags)
+    return {(p.kind, p.k, p.penalty): p for p in fit_probes({"mine": own}, asked)}
+
+
+def bce(probe, own):
+    return scores(probe.logits, own.y_test)["bce"].value
+
+
 def test_probes_find_what_decides():
-    found = {(p.kind, p.k, p.penalty): p for p in fit_probes(examples(), ks=(1, 2, 4, 16, 64))}
+    own = examples()
+    found = fitted(own, ks=(1, 2, 4, 16, 64))
     assert set(found) == {("single", 1, None), ("dense", None, "l2")} | {
         ("k_sparse", k, penalty) for k in (1, 2, 4, 16) for penalty in ("l1", "l2")
     }
     single = found["single", 1, None]
-    assert single.features[0] in (0, 1) and single.converged
-    assert set(found["k_sparse", 2, "l1"].features) == {0, 1}
-    loss = {key: probe.test["bce"].value for key, probe in found.items()}
+    assert single.chosen[0] in (0, 1) and all(probe.converged for probe in found.values())
+    assert set(found["k_sparse", 2, "l1"].chosen) == {0, 1}
+    loss = {key: bce(probe, own) for key, probe in found.items()}
     assert loss["k_sparse", 2, "l1"] < loss["k_sparse", 1, "l1"] < np.log(2)
     in_sample = [found["k_sparse", k, "l1"].in_sample for k in (1, 2, 4)]
     assert in_sample == sorted(in_sample, reverse=True)
     assert loss["k_sparse", 1, "l2"] == pytest.approx(loss["single", 1, None], abs=0.02)
     assert all(probe.strength in STRENGTHS for key, probe in found.items() if key[0] != "single")
     assert all(probe.in_sample < np.log(2) for probe in found.values())
+
+
+def test_a_probe_does_not_depend_on_what_is_fitted_beside_it():
+    """Nor on how many devices there are."""
+    own, other = examples(), examples(seed=1)
+    flags = {"kinds": ("single", "k_sparse", "dense"), "ks": (1, 5, 20)}
+    alone = fit_probes({"mine": own}, wanted("mine", 40, **flags), make_mesh(1))
+    both = {"other": other, "mine": own}
+    asked = [probe for name in both for probe in wanted(name, 40, **flags)]
+    beside = [probe for probe in fit_probes(both, asked) if probe.features == "mine"]
+    for a, b in zip(alone, beside, strict=True):
+        assert (a.kind, a.k, a.penalty, a.chosen, a.strength) == (b.kind, b.k, b.penalty, b.chosen, b.strength)
+        np.testing.assert_allclose(a.logits, b.logits, atol=1e-5 * np.abs(a.logits).max())
 
 
 def test_validation_examples_are_a_fifth_of_each_class():
