@@ -5,6 +5,7 @@ sae = jsaeval.load_sae("smollm2-135m")
 results = jsaeval.evaluate(lm, [sae], rows=4)
 """
 
+from jsaeval.corpus.tasks import open_tasks
 from jsaeval.errors import InputError
 from jsaeval.forward.batch import BatchStatistics, batch_statistics
 from jsaeval.forward.encode import Norms, encode, norms
@@ -12,6 +13,7 @@ from jsaeval.lm.load import load_lm, load_tokenizer
 from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import make_mesh
 from jsaeval.metrics.objectives import downstream_loss, downstream_reconstruction, l1, mse
+from jsaeval.probes.evaluate import probe
 from jsaeval.run.evaluate import Results, evaluate, summarise
 from jsaeval.sae.load import load_sae, save_sae
 from jsaeval.sae.module import SAE, SAECard
@@ -37,6 +39,8 @@ __all__ = [
     "make_mesh",
     "mse",
     "norms",
+    "open_tasks",
+    "probe",
     "save_sae",
     "summarise",
 ]

@@ -7,10 +7,11 @@ import numpy as np
 from rich.console import Console
 
 from jsaeval.errors import InputError
-from jsaeval.probes.fit import Examples, fit_probes, wanted
+from jsaeval.probes.fit import KS, Examples, fit_probes, wanted
 from jsaeval.probes.scores import scores
 from jsaeval.probes.task import Which
 from jsaeval.report.probes import features_to_json, show_features
+from jsaeval.run.folder import finite
 
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -23,11 +24,13 @@ def probe_features(name: str, which: Which, seed: int, console: Console) -> list
         InputError: the file cannot be read, or does not hold what can be probed.
     """
     examples = read_features(name, seed)
+    if which.ks != KS and max(which.ks) > examples.x_train.shape[1]:
+        raise InputError(f"--k {max(which.ks)}: {name} has {examples.x_train.shape[1]} features")
     asked = wanted("file", examples.x_train.shape[1], which.kinds, which.ks, which.penalties)
     fitted = fit_probes({"file": examples}, asked)
     made = features_to_json([(own, scores(own.logits, examples.y_test, seed)) for own in fitted], Path(name).name)
     show_features(made, examples, console)
-    return made
+    return finite(made)
 
 
 def read_features(name: str, seed: int) -> Examples:

@@ -20,7 +20,7 @@ from jsaeval.hooks import Hook
 from jsaeval.lm.load import load_lm
 from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import make_mesh
-from jsaeval.probes.evaluate import Asked, probe
+from jsaeval.probes.evaluate import Asked, context_of, probe
 from jsaeval.probes.features import Pool
 from jsaeval.probes.fit import KINDS, KS, PENALTIES, STRENGTHS, Kind
 from jsaeval.probes.logistic import Penalty
@@ -142,6 +142,7 @@ def _measured(
         lm = load_lm(command.lm, command.dtype, mesh)
         saes, hook = _saes(command, names, lm)
         folder.check_same(about_lm(lm), [(sae.card.sha256, hook.name) for sae in saes])
+        saes = [sae.renamed(folder.name_of(sae.card.sha256, hook.name)) for sae in saes]
         folder.begin()
 
         def stop() -> None:
@@ -156,6 +157,7 @@ def _measured(
     summary, shown = summarise(results, asked.seed), [sae.card.name for sae in saes]
     made = tasks_to_json(results, summary, shown)
     settings = {"saes": shown, "hook": hook.name, "strengths": list(STRENGTHS)} | dataclasses.asdict(asked)
+    settings["context"] = context_of(lm, asked)
     provenance = {"plan": _identity(command, names)} | surroundings(lm, mesh, command.precision)
     provenance["wall_s"] = time.perf_counter() - start
     made["probe_summary"] = {"settings": settings, "provenance": provenance} | made["probe_summary"]
@@ -193,10 +195,11 @@ def _saes(command: ProbeTasks, names: tuple[str, ...], lm: HostLM) -> tuple[list
         if not isinstance(entry, SAE):
             raise InputError(entry.error)
     saes = [entry for entry in loaded if isinstance(entry, SAE)]
-    hooks = {hook_of(sae, command.hook, lm).name: hook_of(sae, command.hook, lm) for sae in saes}
+    hooks = list(dict.fromkeys(hook_of(sae, command.hook, lm) for sae in saes))
     if len(hooks) > 1:
-        raise InputError(f"--sae: they read different hooks ({', '.join(hooks)}); probe those of one hook at a time")
-    return saes, next(iter(hooks.values()))
+        listed = ", ".join(hook.name for hook in hooks)
+        raise InputError(f"--sae: they read different hooks ({listed}); probe those of one hook at a time")
+    return saes, hooks[0]
 
 
 def _about(sae: SAE, hook: Hook) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def _measured(plan: Plan, names: Sequence[str], notes: Sequence[str], folder: Pa
             raise
         made = report(results, dataclasses.asdict(plan))
         if processes.is_first():
-            write(folder, plan, made, results)
+            made = write(folder, plan, made, results)
     return made
 
 

@@ -6,9 +6,10 @@ split would be remembered instead of understood, so they are left out, and so ar
 
 import csv
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,8 +39,24 @@ DEFAULT = (
 )
 LEAST, MOST_CLASSES = 20, 50
 SHARES = {"train": 0.5, "validation": 0.125}  # the rest tests
-_READERS = {".csv": pd.read_csv, ".tsv": lambda path: pd.read_csv(path, sep="\t"), ".parquet": pd.read_parquet}
-_READERS |= {".jsonl": lambda path: pd.read_json(path, lines=True)}
+
+
+def _read_table(path: Path, **flags: Any) -> pd.DataFrame:
+    # Texts and labels as they are written: "null" is a text, and 1 is no 1.0.
+    return pd.read_csv(path, dtype=str, keep_default_na=False, **flags)
+
+
+def _read_json_lines(path: Path) -> pd.DataFrame:
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return pd.DataFrame([json.loads(line) for line in lines if line.strip()], dtype=object)
+
+
+_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".csv": _read_table,
+    ".tsv": lambda path: _read_table(path, sep="\t"),
+    ".jsonl": _read_json_lines,
+    ".parquet": pd.read_parquet,
+}
 
 
 class Listed(NamedTuple):
@@ -107,8 +124,11 @@ def open_tasks(names: Sequence[str], text_column: str = "text", label_column: st
         if name in known or name in groups or name == "all":
             chosen = [own for own, listed in known.items() if name in (own, listed.group, "all")]
             tasks |= {own: _of_wheel(own, known[own]) for own in chosen if own not in tasks}
-        elif Path(name).suffix in _READERS:
-            tasks |= {task.name: task for task in _of_file(Path(name), text_column, label_column)}
+        elif Path(name).suffix.lower() in _READERS:
+            for task in _of_file(Path(name), text_column, label_column):
+                if task.name in tasks:
+                    raise InputError(f"--tasks {name}: there is a task {task.name} already; give the file another name")
+                tasks[task.name] = task
         else:
             raise InputError(
                 f"--tasks {name!r}: no such task{nearest(name, [*known, *sorted(groups), 'all'])}; a .csv, .tsv, "
@@ -127,28 +147,31 @@ def _of_file(path: Path, text_column: str, label_column: str) -> list[Task]:
     if not path.is_file():
         raise InputError(f"--tasks {path}: no such file")
     try:
-        table = _READERS[path.suffix](path)
+        table = _READERS[path.suffix.lower()](path)
     except Exception as error:  # pandas passes on whatever its readers raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"--tasks {path}: cannot be read ({reason})") from None
     for flag, column in (("--text-column", text_column), ("--label-column", label_column)):
         if column not in table.columns:
             raise InputError(f"--tasks {path}: no column {column!r}; {flag} may be {', '.join(map(str, table))}")
-    labelled = table[table[label_column].notna()]
-    texts, labels = labelled[text_column].tolist(), labelled[label_column]
-    classes = sorted(labels.unique().tolist(), key=str)
+    labels = table[label_column]
+    kept = labels.notna() & (labels.astype(str).str.strip() != "")
+    texts = table.loc[kept, text_column].tolist()
+    labels = labels.loc[kept].map(lambda label: label if isinstance(label, str) else f"{label}")
+    classes, without = sorted(labels.unique()), int((~kept).sum())
     if not 2 <= len(classes) <= MOST_CLASSES:
         raise InputError(
             f"--tasks {path}: column {label_column!r} has {len(classes)} different labels; two, or up to "
             f"{MOST_CLASSES} classes, were expected"
         )
+
+    def one(name: str, label: str, rest: str) -> Task:
+        task = make_task(name, "own", f"{label_column} is {label}{rest}", texts, (labels == label).to_numpy())
+        return replace(task, left_out=task.left_out | ({"no label": without} if without else {}))
+
     if len(classes) == 2:
-        meaning = f"{label_column} is {classes[1]} (else {classes[0]})"
-        return [make_task(path.stem, "own", meaning, texts, (labels == classes[1]).to_numpy())]
-    return [
-        make_task(f"{path.stem}:{label}", "own", f"{label_column} is {label}", texts, (labels == label).to_numpy())
-        for label in classes
-    ]
+        return [one(path.stem, classes[1], f" (else {classes[0]})")]
+    return [one(f"{path.stem}:{label}", label, "") for label in classes]
 
 
 def make_task(name: str, group: str, meaning: str, texts: Sequence[Any], labels: Bool[np.ndarray, " example"]) -> Task:
@@ -178,7 +201,7 @@ def make_task(name: str, group: str, meaning: str, texts: Sequence[Any], labels:
 def split(task: Task, seed: int = 0, examples: int | None = 1024) -> Split:
     """Train, validate and test: 1/2, 1/8 and 3/8 of the examples, the same share of yes in each.
 
-    Which part a text goes to depends on the text and the seed alone, not on the order of the file.
+    Which part a text goes to does not depend on the order of the file.
 
     Args:
         task: texts and labels.

@@ -17,10 +17,10 @@ _ENCODE_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class TextTokens:
-    """`ids` of each text, BOS first; `cut`: how many texts lost their beginning, because the context is too short."""
+    """`ids` of each text, BOS first; `cut`: which texts lost their beginning, because the context is too short."""
 
     ids: tuple[TokenIds, ...]
-    cut: int
+    cut: tuple[bool, ...]
 
 
 def text_tokens(texts: Sequence[str], tokenizer: TextTokenizer, context: int) -> TextTokens:
@@ -37,9 +37,9 @@ def text_tokens(texts: Sequence[str], tokenizer: TextTokenizer, context: int) ->
     start = tokenizer.bos if tokenizer.bos is not None else tokenizer.eos
     if start is None:
         raise InputError("the tokenizer has neither BOS nor EOS to begin a text with")
-    ids, cut = [], 0
+    ids, cut = [], []
     for first in range(0, len(texts), _ENCODE_AT_ONCE):
         for own in tokenizer.encode(list(texts[first : first + _ENCODE_AT_ONCE])):
-            cut += len(own) > context - 1
+            cut.append(len(own) > context - 1)
             ids.append(np.array([start, *own[-(context - 1) :]], np.int32))
-    return TextTokens(tuple(ids), cut)
+    return TextTokens(tuple(ids), tuple(cut))

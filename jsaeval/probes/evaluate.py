@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from jsaeval.corpus.tasks import Task
+from jsaeval.errors import InputError
 from jsaeval.forward.controls import random_sae
 from jsaeval.hooks import Hook
 from jsaeval.lm.card import card_of
@@ -23,6 +24,7 @@ from jsaeval.mesh import make_mesh
 from jsaeval.probes import state
 from jsaeval.probes.activations import Activations, ActivationStore, key_of, open_store, text_activations
 from jsaeval.probes.features import Encoder, Pool
+from jsaeval.probes.fit import KS
 from jsaeval.probes.task import Drawn, TaskResult, Which, draw, probe_task
 from jsaeval.sae.module import SAE, SAECard
 
@@ -89,7 +91,10 @@ def probe(
     """
     tokenizer = load_tokenizer(lm) if tokenizer is None else tokenizer
     mesh = make_mesh() if mesh is None else mesh
-    context = min(asked.context, card_of(lm).context or asked.context)
+    for sae in saes:
+        if asked.which.ks != KS and max(asked.which.ks) > sae.d_sae:
+            raise InputError(f"--k {max(asked.which.ks)}: {sae.card.name} has {sae.d_sae} latents")
+    context = context_of(lm, asked)
     drawn = [draw(task, tokenizer, context, asked.examples, asked.seed) for task in tasks]
     kept = "last" if asked.pool == "last" else "tokens"
     store = open_store(cache, lm, hook, asked.precision, kept)
@@ -116,6 +121,11 @@ def probe(
         progress("probes", 1, len(drawn))
         stop()
     return results
+
+
+def context_of(lm: HostLM, asked: Asked) -> int:
+    """Positions of a text: no more than the LM has."""
+    return min(asked.context, card_of(lm).context or asked.context)
 
 
 def _path(

@@ -32,6 +32,7 @@ STRENGTHS = tuple(float(c) for c in np.logspace(5, -5, 10))
 # Numbers of features, and multiples of numbers of examples, for which programs are compiled; the rest is filled up.
 _SIZES, _EXAMPLES = (16, 128, 256, 512), 128
 _VALIDATION = 0.2
+_EQUAL = 1e-6  # nats
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Probe:
         strength: C that validation chose.
         chosen: the features that it may use, by index; None: all.
         in_sample: BCE on the training examples, in nats.
-        converged: whether the fit satisfies its optimality conditions.
+        converged: whether the fit satisfies its optimality conditions, and the one that chose the strength does, too.
         logits: of the test examples; the probe says yes where they are positive.
     """
 
@@ -115,8 +116,8 @@ def wanted(
 def fit_probes(examples: Mapping[str, Examples], probes: Sequence[Wanted], mesh: Mesh | None = None) -> list[Probe]:
     """Fit probes on the training examples, and apply them to the test examples.
 
-    The strength of a penalty is the one with the least BCE on the validation examples; the probe with it is fitted on
-    them, too.
+    The strength of a penalty is the one with the least BCE on the validation examples, whose labels no part of that fit
+    has seen; the probe with it is ranked and fitted on them, too.
 
     Args:
         examples: of each set of features.
@@ -133,12 +134,18 @@ def fit_probes(examples: Mapping[str, Examples], probes: Sequence[Wanted], mesh:
         p: _single(p, sets[p.features], best[p.features]) for p in probes if p.kind == "single"
     }
     for penalty in PENALTIES:
-        own = [p for p in probes if p.kind != "single" and p.penalty == penalty]
-        chosen = [None if p.k is None else order[p.features][: p.k] for p in own]
-        inputs = [sets[p.features].arrays(columns) for p, columns in zip(own, chosen, strict=True)]
+        dense = [p for p in probes if p.kind == "dense" and p.penalty == penalty]
+        sparse = [p for p in probes if p.kind == "k_sparse" and p.penalty == penalty]
+        inputs = [sets[p.features].arrays() for p in dense]
+        # What chooses the strength must not see the labels of the validation examples, so it ranks without them, too.
+        inputs += [sets[p.features].arrays(order[p.features][fold][: p.k], fold) for p in sparse for fold in (0, 1)]
         fits = _mapped(_paths[penalty], mesh, inputs)
-        for p, columns, fit in zip(own, chosen, fits, strict=True):
-            found[p] = _logistic(p, sets[p.features].examples, columns, fit)
+        for p, fit in zip(dense, fits, strict=False):
+            found[p] = _logistic(p, sets[p.features].examples, None, fit)
+        rest = fits[len(dense) :]
+        for p, chooses, final in zip(sparse, rest[::2], rest[1::2], strict=True):
+            both = tuple(map(np.concatenate, zip(chooses, final, strict=True)))
+            found[p] = _logistic(p, sets[p.features].examples, order[p.features][1][: p.k], both)
     return [found[p] for p in probes]
 
 
@@ -158,19 +165,21 @@ class _Set:
         x, y = np.pad(own.x_train, [(0, missing), (0, 0)]), np.pad(own.y_train, (0, missing))
         return cls(own, x, y, np.pad(folds, [(0, 0), (0, missing)]))
 
-    def arrays(self, columns: Int[np.ndarray, " chosen"] | None = None) -> tuple[np.ndarray, ...]:
-        """Features, labels, and which examples train; columns of zeros, which get no weight, fill up the chosen."""
+    def arrays(self, columns: Int[np.ndarray, " chosen"] | None = None, fold: int | None = None) -> tuple:
+        """Features, labels, and which examples train, in one fold or in both; columns of zeros, which get no weight,
+        fill up the chosen."""
+        folds = self.folds if fold is None else self.folds[fold : fold + 1]
         if columns is None:
-            return self.x, self.y, self.folds
+            return self.x, self.y, folds
         size = next((size for size in _SIZES if size >= len(columns)), len(columns))
-        return np.pad(self.x[:, columns], [(0, 0), (0, size - len(columns))]), self.y, self.folds
+        return np.pad(self.x[:, columns], [(0, 0), (0, size - len(columns))]), self.y, folds
 
 
 def _singles(x, y, folds):
     fits = single_probes(x, y, folds[-1])
     best = jnp.argmin(fits.objective)
     values = fits.weight, fits.bias, fits.mean, fits.scale, fits.bce
-    return best, *(value[best] for value in values), jnp.all(fits.converged)
+    return best, *(value[best] for value in values), fits.converged[best]
 
 
 def _path(penalty: Penalty, x, y, folds):
@@ -182,7 +191,7 @@ _paths = {penalty: functools.partial(_path, penalty) for penalty in PENALTIES}
 
 
 def _ranked(x, y, folds):
-    return by_mean_difference(x, y, folds[-1])
+    return jnp.stack([by_mean_difference(x, y, fold) for fold in folds])
 
 
 def _mapped(function: Callable, mesh: Mesh, inputs: Sequence[tuple[np.ndarray, ...]]) -> list[Any]:
@@ -228,7 +237,9 @@ def _logistic(
     weights, bias, trained, converged = found
     trained = trained[..., : len(own.y_train)].astype(np.float64)  # (fold, strength, example)
     loss = np.logaddexp(0, trained) - own.y_train * trained
-    best = int(np.argmin(loss[0][:, own.validates].mean(axis=1)))
+    validation = loss[0][:, own.validates].mean(axis=1)
+    # Of strengths that are equally good, the strongest penalty; NaN is never good.
+    best = int(np.flatnonzero(validation <= np.nanmin(validation) + _EQUAL)[-1])
     x_test = own.x_test if columns is None else own.x_test[:, columns]
     weight = weights[1, best, : x_test.shape[1]].astype(np.float64)
     return Probe(
@@ -239,13 +250,13 @@ def _logistic(
         strength=STRENGTHS[best],
         chosen=None if columns is None else tuple(int(i) for i in columns),
         in_sample=float(loss[1, best].mean()),
-        converged=bool(converged[1, best]),
+        converged=bool(converged[:, best].all()),
         logits=x_test.astype(np.float64) @ weight + float(bias[1, best]),
     )
 
 
 def _check(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> None:
-    if x_train.ndim != 2 or x_test.ndim != 2 or x_train.shape[1] != x_test.shape[1]:
+    if x_train.ndim != 2 or x_test.ndim != 2 or x_train.shape[1] != x_test.shape[1] or not x_train.size:
         raise InputError(f"features: (example, feature) twice was expected; found {x_train.shape} and {x_test.shape}")
     for name, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
         if y.shape != (len(x),):

@@ -18,10 +18,8 @@ def by_mean_difference(
         counts: which examples train.
     """
     kept = jnp.where(counts[:, None], features, 0.0)
-    size = jnp.sum(jnp.abs(kept), axis=0) / (jnp.sum(kept != 0, axis=0, dtype=kept.dtype) + 1e-6)
-    scaled = kept / (size + 1e-6)[None]
-    yes, no = counts & labels, counts & ~labels
-    means = [
-        jnp.sum(jnp.where(own[:, None], scaled, 0.0), axis=0) / jnp.sum(own, dtype=kept.dtype) for own in (yes, no)
-    ]
-    return jnp.argsort(-jnp.abs(means[0] - means[1]), stable=True)
+    some = counts.astype(kept.dtype)
+    size = some @ jnp.abs(kept) / (some @ (kept != 0).astype(kept.dtype) + 1e-6)
+    yes, no = ((counts & own).astype(kept.dtype) for own in (labels, ~labels))
+    difference = (yes / jnp.sum(yes) - no / jnp.sum(no)) @ kept
+    return jnp.argsort(-jnp.abs(difference) / (size + 1e-6), stable=True)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from jsaeval.corpus.tasks import Split, Task, split
 from jsaeval.corpus.texts import TokenIds, text_tokens
+from jsaeval.errors import InputError
 from jsaeval.lm.tokenizer import TextTokenizer
 from jsaeval.probes.features import Pooled, bag_of_words
 from jsaeval.probes.fit import KINDS, KS, PENALTIES, Examples, Kind, Probe, Wanted, fit_probes, wanted
@@ -83,11 +84,41 @@ def draw(task: Task, tokenizer: TextTokenizer, context: int, examples: int | Non
         InputError: a class has too few examples for three parts.
     """
     order = split(task, seed, examples)
-    indices, ends = np.concatenate(order), np.cumsum([len(part) for part in order])
-    texts = tuple(task.texts[i] for i in indices)
-    tokens = text_tokens(texts, tokenizer, context)
-    parts = Split(*np.split(np.arange(len(indices)), ends[:-1]))
-    return Drawn(task, texts, task.labels[indices], tokens.ids, parts, tokens.cut)
+    indices, part = np.concatenate(order), np.repeat(np.arange(3), [len(own) for own in order])
+    tokens = text_tokens([task.texts[i] for i in indices], tokenizer, context)
+    kept, left_out = _different(tokens.ids, task.labels[indices])
+    if len(kept) < len(indices):
+        task = dataclasses.replace(task, left_out=task.left_out | left_out)
+        indices, part = indices[kept], part[kept]
+    for number, name in enumerate(Split._fields):
+        labels = task.labels[indices[part == number]]
+        if not len(labels) or labels.all() or not labels.any():
+            raise InputError(f"task {task.name}: its {len(labels)} {name} texts are not of both labels")
+    return Drawn(
+        task=task,
+        texts=tuple(task.texts[i] for i in indices),
+        labels=task.labels[indices],
+        ids=tuple(tokens.ids[i] for i in kept),
+        parts=Split(*(np.flatnonzero(part == number) for number in range(3))),
+        cut=sum(tokens.cut[i] for i in kept),
+    )
+
+
+def _different(
+    ids: Sequence[TokenIds], labels: Bool[np.ndarray, " text"]
+) -> tuple[Int[np.ndarray, " kept"], dict[str, int]]:
+    """Texts that differ as the LM sees them, in their order; and how many were left out for what reason.
+
+    Long texts may differ in nothing but what was cut off.
+    """
+    alike: dict[bytes, list[int]] = {}
+    for i, own in enumerate(ids):
+        alike.setdefault(own.tobytes(), []).append(i)
+    clear = [own for own in alike.values() if len({bool(labels[i]) for i in own}) == 1]
+    kept = np.array([own[0] for own in clear], int)
+    contradicting = sum(len(own) for own in alike.values()) - sum(len(own) for own in clear)
+    found = {"alike after the cut": len(ids) - len(kept) - contradicting, "contradicting after it": contradicting}
+    return kept, {reason: n for reason, n in found.items() if n}
 
 
 @dataclass(frozen=True)

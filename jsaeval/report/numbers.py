@@ -20,6 +20,18 @@ def percent(share: float | None) -> str:
     return "an undefined share" if share is None else f"{100 * share:.1f} %"
 
 
+def nats(value: float | None, sign: str = "") -> str:
+    """A loss: three digits behind the point, or one digit of what is smaller. `sign`: "+" to write one."""
+    if value is None:
+        return "undefined"
+    return f"{value:{sign}.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:{sign}.1g}"
+
+
+def ends(metric: dict[str, Any]) -> str:
+    """`[low, high]` of a loss, or nothing."""
+    return f"[{', '.join(map(nats, metric['ci95']))}]" if metric.get("ci95") else ""
+
+
 def interval(metric: dict[str, Any]) -> str:
     """`[low, high]` of a metric of the report, or nothing."""
     low_high = metric.get("ci95")

@@ -7,6 +7,7 @@ are said only where the interval of the paired difference excludes 0.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from jsaeval.report.numbers import ends, nats
 from jsaeval.report.probes import shown_lines, verdict
 
 
@@ -121,17 +122,6 @@ def grounds(report: dict[str, Any], name: str) -> Iterator[str]:
     own = [probe for probe in report["probes"] if probe["sae"] in (name, None)]
     if failed := sum(not probe["converged"] for probe in own):
         yield f"{failed} of {len(own)} probes did not converge."
-
-
-def nats(value: float | None, sign: str = "") -> str:
-    """Three digits behind the point, or one digit of what is smaller."""
-    if value is None:
-        return "undefined"
-    return f"{value:{sign}.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:{sign}.1g}"
-
-
-def ends(metric: dict[str, Any]) -> str:
-    return f"[{', '.join(map(nats, metric['ci95']))}]" if metric.get("ci95") else ""
 
 
 def _measured(line: dict[str, Any]) -> str:

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from jsaeval.report.probe_answers import dense, ends, grounds, kinds, nats, pick, single
+from jsaeval.report.numbers import ends, nats
+from jsaeval.report.probe_answers import dense, grounds, kinds, pick, single
 from jsaeval.report.probe_figures import k_curve, scatter
 from jsaeval.report.probes import FEATURES, shown_lines, verdict
 from jsaeval.run.folder import is_run

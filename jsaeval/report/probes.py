@@ -26,7 +26,7 @@ from jsaeval.probes.fit import Examples, Probe
 from jsaeval.probes.scores import SCORES, Scores, to_json
 from jsaeval.probes.summary import Key, Line, Summary, differences
 from jsaeval.probes.task import TaskResult, winner
-from jsaeval.report.numbers import interval, number
+from jsaeval.report.numbers import ends, interval, nats, number
 
 
 _KINDS = {"single": "best single one", "k_sparse": "k-sparse", "dense": "all"}
@@ -167,17 +167,7 @@ def show_probes(report: dict[str, Any], console: Console) -> None:
     for name in settings["saes"]:
         console.print()
         console.print(f"[bold]{escape(name)}[/bold], means over {len(tasks)} tasks", soft_wrap=True)
-        heads = (
-            "probe on",
-            "k",
-            "penalty",
-            "BCE (nats) ↓",
-            "95 % interval",
-            "accuracy",
-            "AUC",
-            "F1",
-            "BCE − same on x",
-        )
+        heads = ("probe on", "k", "BCE ↓", "95 % interval", "acc.", "AUC", "F1", "BCE − same probe on x")
         table = _table(heads)
         for own in shown_lines(summary["overall"], name):
             values = [f"{own[score]['value']:.3f}" for score in SCORES]
@@ -186,9 +176,13 @@ def show_probes(report: dict[str, Any], console: Console) -> None:
             minus = escape(difference(own, "x"))
             table.add_row(what, _k(own), values[0], escape(ends(own["bce"])), *values[1:], minus)
         console.print(table)
-        console.print(f"k-sparse probes: {_penalty(summary['overall']).upper()}; all others and more k in report.json")
-        console.print()
-        console.print(_by_group(summary, name))
+        if "k_sparse" in settings["which"]["kinds"]:
+            console.print(
+                f"k-sparse probes: {_penalty(summary['overall']).upper()}; others, and more k, in report.json"
+            )
+        if "dense" in settings["which"]["kinds"]:
+            console.print()
+            console.print(_by_group(summary, name))
     _say_failed(report["probes"], console)
 
 
@@ -214,17 +208,18 @@ def _by_group(summary: dict[str, Any], name: str) -> RichTable:
 
 def shown_lines(lines: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     """The lines that a table shows of an SAE: of k-sparse probes one penalty and some k only, sorted by features."""
-    order = list(FEATURES)
+    order, ks = list(FEATURES), sorted({own["k"] for own in lines if own["probe"] == "k_sparse"})
+    shown = ks if len(ks) <= _MOST_KS else ks[:: -(-len(ks) // _MOST_KS)]
     kept = [
         own
         for own in lines
         if own["sae"] in (name, None)
-        and (own["probe"] != "k_sparse" or (own["k"] in _SHOWN_KS and own["penalty"] == _penalty(lines)))
+        and (own["probe"] != "k_sparse" or (own["k"] in shown and own["penalty"] == _penalty(lines)))
     ]
     return sorted(kept, key=lambda own: (order.index(own["features"]), own["probe"] == "dense", own["k"] or 0))
 
 
-_SHOWN_KS = (1, 4, 16, 64, 256)
+_MOST_KS = 5
 
 
 def _penalty(lines: Sequence[dict[str, Any]]) -> str:
@@ -235,13 +230,7 @@ def _penalty(lines: Sequence[dict[str, Any]]) -> str:
 def difference(line: dict[str, Any], other: str) -> str:
     """`+0.030 [0.021, 0.041]` nats from another probe, if it was fitted, too."""
     found = line["minus"].get(other, {}).get("bce")
-    return "" if found is None else f"{found['value']:+.3f} {ends(found)}"
-
-
-def ends(score: dict[str, Any]) -> str:
-    """`[low, high]` to a thousandth."""
-    found = score.get("ci95")
-    return "" if found is None else f"[{found[0]:.3f}, {found[1]:.3f}]"
+    return "" if found is None else f"{nats(found['value'], '+')} {ends(found)}"
 
 
 def verdict(minus: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from jsaeval.cache import atomic
 from jsaeval.errors import InputError
+from jsaeval.metrics.registry import REGISTRY
 from jsaeval.run.checkpoint import FOLDER as CHECKPOINTS
 from jsaeval.run.checkpoint import Identity, clear, difference, unfinished
 from jsaeval.run.evaluate import Results
@@ -74,8 +75,11 @@ def ended(folder: Path) -> Identity | None:
     return read_report(folder)["provenance"].get("hashes", {})
 
 
-def write(folder: Path, plan: Plan, report: dict[str, Any], results: Results) -> None:
-    """Write the plan, the tables and, last, the report; each file appears whole or not at all. Checkpoints go."""
+def write(folder: Path, plan: Plan, report: dict[str, Any], results: Results) -> dict[str, Any]:
+    """Write the plan, the tables and, last, the report, which is returned; each file appears whole or not at all.
+
+    Checkpoints go; probes that were there stay.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / PLAN) as temporary:
         temporary.write_text(plan.to_toml(), encoding="utf-8")
@@ -84,9 +88,13 @@ def write(folder: Path, plan: Plan, report: dict[str, Any], results: Results) ->
     if any(result.latents for result in results.saes):
         with atomic(folder / LATENTS) as temporary:
             latents_frame(results).to_parquet(temporary, index=False)
+    before = read_report(folder) if (folder / REPORT).exists() else {}
+    if "probe_summary" in before:  # made by `jsaeval probe` from the same LM and SAEs
+        report = with_probes(report, before)
     with atomic(folder / REPORT) as temporary:
-        temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(to_text(report), encoding="utf-8")
     clear(folder)
+    return report
 
 
 def write_rendered(folder: Path, page: str, tidy: pd.DataFrame) -> None:
@@ -120,6 +128,32 @@ def read_report(folder: Path) -> dict[str, Any]:
     if missing := [key for key in needed if key not in report]:
         raise InputError(f"{path}: {missing[0]!r} is missing; is it the report of a run?")
     return report
+
+
+def which(sae: dict[str, Any]) -> tuple[str, str]:
+    """What an SAE of a report is: the SHA-256 of its file, and its hook."""
+    return sae["source"]["sha256"], sae["hook"]
+
+
+def with_probes(report: dict[str, Any], probed: dict[str, Any]) -> dict[str, Any]:
+    """A report with the probes of another, and with the metrics of its SAEs that they measured."""
+    own = {id for id, metric in REGISTRY.items() if metric.needs == "probes"}
+    new = {
+        which(sae): {id: value for id, value in sae["metrics"].items() if id in own}
+        for sae in probed["saes"]
+        if "error" not in sae
+    }
+    saes = [
+        sae if "error" in sae else sae | {"metrics": sae["metrics"] | new.get(which(sae), {})} for sae in report["saes"]
+    ]
+    return report | {"saes": saes} | {key: probed[key] for key in ("probes", "probe_summary")}
+
+
+def to_text(report: dict[str, Any]) -> str:
+    """A report as JSON; of probes, which may be thousands, each on one line."""
+    text = json.dumps(report | ({"probes": []} if "probes" in report else {}), indent=1, allow_nan=False) + "\n"
+    lines = ",\n  ".join(json.dumps(own, allow_nan=False) for own in report.get("probes", ()))
+    return text.replace('\n "probes": []', f'\n "probes": [\n  {lines}\n ]', 1)
 
 
 def is_run(report: dict[str, Any]) -> bool:

@@ -1,6 +1,5 @@
 """The folder of `jsaeval probe`: its own, or that of a run of the same LM and SAEs, whose report it completes."""
 
-import json
 import shutil
 import tomllib
 from collections.abc import Sequence
@@ -13,8 +12,8 @@ import tomli_w
 
 from jsaeval.cache import atomic
 from jsaeval.errors import InputError
-from jsaeval.run.checkpoint import difference
-from jsaeval.run.folder import REPORT, SCHEMA, finite, fresh, read_report
+from jsaeval.run.checkpoint import difference, unfinished
+from jsaeval.run.folder import REPORT, SCHEMA, finite, fresh, read_report, to_text, which, with_probes
 
 
 PLAN, TABLE = "probe.toml", "probes.parquet"
@@ -44,6 +43,8 @@ class ProbeFolder:
         path = Path(out)
         if path.exists() and not path.is_dir():
             raise InputError(f"--out {path}: exists and is not a folder")
+        if unfinished(path):
+            raise InputError(f"--out {path}: holds a run that did not end; let jsaeval run --resume end it first")
         if (path / TASKS).is_dir() and not resume:
             raise InputError(
                 f"--out {path}: holds probes that did not end; --resume goes on with them, or delete {path / TASKS}"
@@ -64,9 +65,14 @@ class ProbeFolder:
             return
         if self.before["lm"].get("sha256") != lm["sha256"]:
             raise InputError(f"--out {self.path}: holds a run of another LM ({self.before['lm'].get('name')})")
-        there = {_which(sae) for sae in self.before["saes"] if "error" not in sae}
+        there = {which(sae) for sae in self.before["saes"] if "error" not in sae}
         if not set(saes) <= there:
             raise InputError(f"--out {self.path}: holds a run of other SAEs, or at another hook; choose another folder")
+
+    def name_of(self, sha256: str, hook: str) -> str | None:
+        """What the run in the folder calls an SAE."""
+        saes = [] if self.before is None else self.before["saes"]
+        return next((sae["name"] for sae in saes if "error" not in sae and which(sae) == (sha256, hook)), None)
 
     def begin(self) -> None:
         """Make it, and say what it is for."""
@@ -84,21 +90,11 @@ class ProbeFolder:
         """
         report: dict[str, Any] = {"schema": SCHEMA} | made
         if self.before is not None:
-            new = {_which(sae): sae["metrics"] for sae in made["saes"]}
-            saes = [
-                sae | {"metrics": sae["metrics"] | new.get(_which(sae), {})} if "error" not in sae else sae
-                for sae in self.before["saes"]
-            ]
-            own = {key: made[key] for key in ("probes", "probe_summary")}
-            report = self.before | {"saes": saes} | own
+            report = with_probes(self.before, report)
         report = finite(report)
         with atomic(self.path / TABLE) as temporary:
             table.to_parquet(temporary, index=False)
         with atomic(self.path / REPORT) as temporary:
-            temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            temporary.write_text(to_text(report), encoding="utf-8")
         shutil.rmtree(self.path / TASKS, ignore_errors=True)
         return report
-
-
-def _which(sae: dict[str, Any]) -> tuple[str, str]:
-    return sae["source"]["sha256"], sae["hook"]

@@ -1,6 +1,5 @@
 """`--sae`: names, paths and glob patterns → SAEs, each once, with short names that differ."""
 
-import dataclasses
 import glob
 import os
 import re
@@ -71,9 +70,7 @@ def _load(name: str, alias: str, rename: bool, hook: str | None, dtype: str, lm:
         hook_of(sae, hook, lm)
     except InputError as error:
         return Failed(alias, str(error))
-    if rename:
-        sae = dataclasses.replace(sae, card=dataclasses.replace(sae.card, name=alias))
-    return sae.astype(dtype)
+    return sae.renamed(alias if rename else None).astype(dtype)
 
 
 def _matches(pattern: str, notes: list[str]) -> list[str]:

@@ -104,6 +104,10 @@ class SAE(eqx.Module):
         y = summed(z @ self.W_dec)
         return restore(y + jnp.broadcast_to(self.b_dec, y.shape), x, self.input_norm)
 
+    def renamed(self, name: str | None) -> "SAE":
+        """The same SAE with another name on its card, if one is given."""
+        return self if name is None else dataclasses.replace(self, card=dataclasses.replace(self.card, name=name))
+
     def astype(self, dtype: DTypeLike) -> "SAE":
         """The same SAE with its weights in another dtype."""
         return jax.tree.map(lambda w: w.astype(dtype), self)

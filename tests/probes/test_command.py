@@ -121,14 +121,23 @@ def test_a_run_gets_a_section(plain, here, capsys):
     before = report_in(here / "out")
     assert main([*BASE, "--out", out]) == 0
     report = report_in(here / "out")
-    assert report["probes"] == [own | {"sae": own["sae"] and "random-0"} for own in report_in(plain)["probes"]]
+    # The name is that of the run, in which there are two of them.
+    assert report["probes"] == [own | {"sae": own["sae"] and "a"} for own in report_in(plain)["probes"]]
     assert report["provenance"] == before["provenance"] and report["corpus"] == before["corpus"]
     a, b = report["saes"]
     assert set(a["metrics"]) == set(before["saes"][0]["metrics"]) | {"probe_loss", "probe_loss_in_sample"}
     assert b == before["saes"][1]
+    # The run again, which takes its numbers from the folder or makes them again, keeps the probes.
+    assert main([*run, "--sae", "a.safetensors", "--sae", "b.safetensors", "--out", out]) == 0
+    assert report_in(here / "out")["probes"] == report["probes"]
     page = (here / "out" / "report.html").read_text()
     assert "on an average token (L0)" in page and 'id="probes"' in page
     capsys.readouterr()
+    stopped = here / "stopped" / "checkpoint"
+    stopped.mkdir(parents=True)
+    (stopped / "1-aa.safetensors").write_bytes(b"")
+    assert main([*BASE, "--out", str(here / "stopped")]) == 2
+    assert "holds a run that did not end" in capsys.readouterr().err
     other = [word if word != "a.safetensors" else "c.safetensors" for word in BASE]
     shutil.rmtree(here / "out" / "probe.toml", ignore_errors=True)
     (here / "out" / "probe.toml").unlink()
@@ -152,6 +161,8 @@ def test_a_run_gets_a_section(plain, here, capsys):
         (["--hook", "blocks.9.hook_resid_post"], "there is no block 9"),
         (["--lm-cache", "weather.csv"], "--lm-cache weather.csv: exists and is not a folder"),
         (["--penalty", "l3"], "probe: "),
+        (["--k", "99"], "--k 99: random-0 has 60 latents"),
+        (["--tasks", "weather.csv,./weather.csv"], "there is a task weather already"),
     ],
 )
 def test_bad_input_gets_one_line(here, capsys, flags, line):
@@ -160,11 +171,18 @@ def test_bad_input_gets_one_line(here, capsys, flags, line):
     assert line in complaint
 
 
+def table(folder, name, labels, end=""):
+    frame = pd.DataFrame({"text": [f"text {i} {end}" for i in range(len(labels))], "label": labels})
+    frame.to_csv(folder / f"{name}.csv", index=False)
+    return folder / f"{name}.csv"
+
+
 def test_small_and_one_sided_tasks(here, capsys):
+    alike = "the same end of a text that is longer than the context"
+    assert main([*BASE, "--context", "8", "--tasks", str(table(here, "alike", [0, 1] * 30, end=alike))]) == 2
+    assert "texts are not of both labels" in capsys.readouterr().err
     for name, labels in (("few", [0, 1] * 9), ("one", [1] * 30), ("none", list(range(60)))):
-        frame = pd.DataFrame({"text": [f"text {i}" for i in range(len(labels))], "label": labels})
-        frame.to_csv(here / f"{name}.csv", index=False)
-        assert main([*BASE, "--tasks", str(here / f"{name}.csv")]) == 2
+        assert main([*BASE, "--tasks", str(table(here, name, labels))]) == 2
     lines = capsys.readouterr().err
     assert "18 different examples; at least 20 are needed" in lines
     assert "has 1 different labels" in lines and "has 60 different labels" in lines

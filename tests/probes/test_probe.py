@@ -20,7 +20,7 @@ def arrays(tmp_path, monkeypatch):
 
 
 def test_features_are_probed(arrays, tmp_path, capsys):
-    assert main(["probe", "--features", "mine.npz", "--k", "2", "--k", "99", "--out", "probes.json"]) == 0
+    assert main(["probe", "--features", "mine.npz", "--k", "2", "--out", "probes.json"]) == 0
     printed = capsys.readouterr().out
     assert "mine.npz: 20 features, 120 training and 80 test examples" in printed
     made = json.loads((tmp_path / "probes.json").read_text())
@@ -38,6 +38,7 @@ def test_features_are_probed(arrays, tmp_path, capsys):
     [
         ({}, ["--probes", "sparse"], "no such probe; did you mean 'k_sparse'"),
         ({}, ["--probes", ","], "--probes is empty"),
+        ({}, ["--k", "99"], "--k 99: bad.npz has 20 features"),
         ({}, ["--k", "0"], "at least 1 is needed"),
         ({}, ["--out", "none/probes.json"], "there is no folder none"),
         ({"y_test": np.arange(80)}, [], "y_test holds [0, 1, 2, 3]; 0 and 1 were expected"),
