@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install run test test-slow lint test-peers test-tpu compare-saelens clean
+.PHONY: install run test test-slow lint test-peers test-tpu compare-saelens compare-probes clean
 
 install: $(VENV)/.installed
 
@@ -25,8 +25,8 @@ test: install
 test-slow: install $(VENV)-tpu/.installed
 	$(BIN)/python -m pytest -m 'slow or tpu' -s
 
-# Parity with torch and transformers, and with SAELens, each in an environment of its own.
-test-peers: install $(VENV)-peers/.installed $(VENV)-saelens/.installed
+# Parity with torch and transformers, SAELens, scikit-learn and sae-probes, each in an environment of its own.
+test-peers: install $(VENV)-peers/.installed $(VENV)-saelens/.installed $(VENV)-probes/.installed
 	$(BIN)/python -m pytest -m peers -s
 
 # The step through the TPU compiler, on a machine without a TPU. libtpu has an environment of its own.
@@ -42,6 +42,10 @@ $(VENV)-tpu/.installed: pyproject.toml constraints.txt
 compare-saelens: install $(VENV)-saelens/.installed
 	$(BIN)/python experiments/compare_saelens.py
 
+# Speed and numbers of probes beside scikit-learn and sae-probes.
+compare-probes: install $(VENV)-probes/.installed
+	$(BIN)/python experiments/compare_probes.py
+
 $(VENV)-%/.installed: constraints-%.txt
 	$(PYTHON) -m venv $(VENV)-$*
 	$(VENV)-$*/bin/python -m pip install --quiet --requirement $<
@@ -53,4 +57,4 @@ lint: install
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) $(VENV)-peers $(VENV)-saelens $(VENV)-tpu
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-saelens $(VENV)-probes $(VENV)-tpu

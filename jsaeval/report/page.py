@@ -8,6 +8,7 @@ import jinja2
 from jsaeval.metrics.metric import Metric
 from jsaeval.metrics.registry import REGISTRY
 from jsaeval.report.comparison import COLUMNS, FLOORS, comparison, short
+from jsaeval.report.facts import facts
 from jsaeval.report.figures import sae_figures, sweep_figures
 from jsaeval.report.numbers import interval, number
 from jsaeval.report.probe_page import probe_facts, probe_section
@@ -46,7 +47,7 @@ def page(report: dict[str, Any]) -> str:
         most_with_figures=MOST_WITH_FIGURES,
         controls_rows=report.get("controls", {}).get("rows"),
         probes=probe_section(report) if "probe_summary" in report else None,
-        facts=(_facts(report) if is_run(report) else {}) | probe_facts(report),
+        facts=facts(report) | probe_facts(report),
         plan="\n".join(f"{key} = {value}" for key, value in report["provenance"]["plan"].items() if value is not None),
     )
 
@@ -104,29 +105,3 @@ def _overview(saes: list[dict[str, Any]]) -> dict[str, Any]:
     ids = [id for id in _OVERVIEW if any(id in sae["metrics"] for _, sae in done)]
     rows = [{"index": i, "name": sae["name"], "metrics": {id: sae["metrics"].get(id) for id in ids}} for i, sae in done]
     return {"ids": ids, "rows": rows}
-
-
-def _facts(report: dict[str, Any]) -> dict[str, str]:
-    """What was run, on what, with which masks."""
-    lm, corpus, masks, made = report["lm"], report["corpus"], report["masks"], report["provenance"]
-    documents = "" if corpus["documents"] is None else f" from {corpus['documents']:,} documents"
-    facts = {
-        "language model": f"{lm['name']}: {lm['n_blocks']} blocks, width {lm['d_model']}, vocabulary {lm['vocab']:,}; "
-        f"SHA-256 {lm['sha256'] or 'unknown'}",
-        "text": f"{corpus['name']}: {corpus['rows']} rows of {corpus['positions']} positions, {corpus['tokens']:,} "
-        f"tokens{documents}; SHA-256 of the tokens {corpus['sha256']}",
-        "metric mask": f"{masks['metric']}: {masks['metric_tokens']:,} tokens enter the means",
-        "splice mask": f"{masks['splice']}: at {masks['spliced_tokens']:,} tokens the SAE takes over",
-        "calibration": f"{report['calibration']['tokens']:,} tokens",
-        "arithmetic": f"{made['dtype']}, matrix products in precision {made['precision']!r}",
-        "devices": f"{len(made['devices'])} × {made['devices'][0]}, mesh {made['mesh']}",
-        "speed": f"{made['tokens_per_s']:.0f} tokens/s after {made['compile_s']:.0f} s of compilation; "
-        f"{made['wall_s']:.0f} s in all; peak memory {made['peak_rss_mb'] / 1024:.2f} GiB",
-        "versions": ", ".join(f"{name} {version}" for name, version in made["versions"].items()),
-    }
-    for i, sae in enumerate(report["saes"], 1):
-        source = sae.get("source", {})
-        if source.get("path"):
-            where = f"{source['format']} format, {source['path']}; SHA-256 {source['sha256']}"
-            facts["SAE" if len(report["saes"]) == 1 else f"SAE {i}"] = where
-    return facts

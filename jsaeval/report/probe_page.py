@@ -9,7 +9,6 @@ from jsaeval.report.numbers import ends, nats
 from jsaeval.report.probe_answers import dense, grounds, kinds, pick, single
 from jsaeval.report.probe_figures import k_curve, scatter
 from jsaeval.report.probes import FEATURES, shown_lines, verdict
-from jsaeval.run.folder import is_run
 
 
 # With more SAEs than this the page shows neither tasks nor figures of each, to stay small.
@@ -134,20 +133,4 @@ def probe_facts(report: dict[str, Any]) -> dict[str, str]:
         "probes": f"{fitted}; {len(report['probes']):,} fitted, {failed or 'none'} did not converge",
         "probe time": f"{made['wall_s']:.0f} s; peak memory {made['peak_rss_mb'] / 1024:.2f} GiB",
     }
-    return facts if is_run(report) else facts | _surroundings(report)
-
-
-def _surroundings(report: dict[str, Any]) -> dict[str, str]:
-    """LM, SAEs, machine and versions, of a report of probes alone."""
-    lm, made = report["lm"], report["provenance"]
-    facts = {
-        "language model": f"{lm['name']}: {lm['n_blocks']} blocks, width {lm['d_model']}, vocabulary {lm['vocab']:,}; "
-        f"SHA-256 {lm['sha256'] or 'unknown'}",
-        "arithmetic": f"{made['dtype']}, matrix products in precision {made['precision']!r}; probes float32",
-        "devices": f"{len(made['devices'])} × {made['devices'][0]}, mesh {made['mesh']}",
-        "versions": ", ".join(f"{name} {version}" for name, version in made["versions"].items()),
-    }
-    for i, sae in enumerate(report["saes"], 1):
-        where = f"{sae['source']['format']} format, {sae['source']['path']}; SHA-256 {sae['source']['sha256']}"
-        facts["SAE" if len(report["saes"]) == 1 else f"SAE {i}"] = where
     return facts
