@@ -151,8 +151,8 @@ class Data:
     @functools.cached_property
     def order(self) -> Int[np.ndarray, " feature"]:
         own = self.examples
-        found = jax.jit(by_mean_difference)(own.x_train, own.y_train, np.ones_like(own.y_train))
-        return np.asarray(found)
+        found = jax.jit(by_mean_difference)(own.x_train, own.y_train, np.ones((1, len(own.y_train)), bool))
+        return np.asarray(found)[0]
 
     def columns(self, k: int | None) -> list[int] | None:
         return None if k is None else self.order[:k].tolist()

@@ -129,7 +129,7 @@ def fit_probes(examples: Mapping[str, Examples], probes: Sequence[Wanted], mesh:
     single = [name for name in sets if any(p.features == name and p.kind == "single" for p in probes)]
     ranked = [name for name in sets if any(p.features == name and p.kind == "k_sparse" for p in probes)]
     best = dict(zip(single, _mapped(_singles, mesh, [sets[name].arrays() for name in single]), strict=True))
-    order = dict(zip(ranked, _mapped(_ranked, mesh, [sets[name].arrays() for name in ranked]), strict=True))
+    order = dict(zip(ranked, _mapped(by_mean_difference, mesh, [sets[name].arrays() for name in ranked]), strict=True))
     found: dict[Wanted, Probe] = {
         p: _single(p, sets[p.features], best[p.features]) for p in probes if p.kind == "single"
     }
@@ -162,7 +162,8 @@ class _Set:
     def of(cls, own: Examples) -> "_Set":
         missing = -len(own.y_train) % _EXAMPLES
         folds = np.stack([~own.validates, np.ones_like(own.validates)])
-        x, y = np.pad(own.x_train, [(0, missing), (0, 0)]), np.pad(own.y_train, (0, missing))
+        x = np.pad(own.x_train, [(0, missing), (0, 0)]) if missing else own.x_train
+        y = np.pad(own.y_train, (0, missing))
         return cls(own, x, y, np.pad(folds, [(0, 0), (0, missing)]))
 
     def arrays(self, columns: Int[np.ndarray, " chosen"] | None = None, fold: int | None = None) -> tuple:
@@ -190,10 +191,6 @@ def _path(penalty: Penalty, x, y, folds):
 _paths = {penalty: functools.partial(_path, penalty) for penalty in PENALTIES}
 
 
-def _ranked(x, y, folds):
-    return jnp.stack([by_mean_difference(x, y, fold) for fold in folds])
-
-
 def _mapped(function: Callable, mesh: Mesh, inputs: Sequence[tuple[np.ndarray, ...]]) -> list[Any]:
     """`function` of each input, those of one shape as many at a time as there are devices."""
     out: list[Any] = [None] * len(inputs)
@@ -204,10 +201,10 @@ def _mapped(function: Callable, mesh: Mesh, inputs: Sequence[tuple[np.ndarray, .
     for members in shapes.values():
         for first in range(0, len(members), n):
             some = members[first : first + n]
-            together = tuple(map(np.stack, zip(*(inputs[i] for i in some), strict=True)))
             # Devices for which there is nothing left get examples that do not count, and are done at once.
-            filled = tuple(np.pad(own, [(0, n - len(own))] + [(0, 0)] * (own.ndim - 1)) for own in together)
-            found = program(*shard_rows(filled, mesh))
+            rest = [tuple(map(np.zeros_like, inputs[some[0]]))] * (n - len(some))
+            parts = zip(*(inputs[i] for i in some), *rest, strict=True)
+            found = program(*shard_rows(tuple(own[0][None] if n == 1 else np.stack(own) for own in parts), mesh))
             host = jax.tree.map(np.asarray, found)
             for row, i in enumerate(some):
                 out[i] = jax.tree.map(lambda own, row=row: own[row], host)

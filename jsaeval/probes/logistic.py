@@ -34,7 +34,7 @@ TOLERANCE = 1e-3
 STOP = 1e-4
 # Or where no logit moves further than this.
 STILL = 1e-4
-L2_STEPS, L1_STEPS, SWEEPS, HALVINGS = 200, 30, 20, 8
+L2_STEPS, L1_STEPS, SWEEPS, HALVINGS = 200, 40, 20, 8
 
 
 class Fits(NamedTuple):
@@ -226,7 +226,7 @@ def _fit_l2(scores, vectors, squares, y, share, rate, u, b):
 def _fit_l1(x, inverse, y, share, rate, w, b):
     """Columns of `x` are scaled to unit variance by `inverse`; the penalty is that of the unscaled ones."""
     level = rate * inverse
-    lengths = jnp.exp2(-jnp.arange(HALVINGS + 1, dtype=x.dtype))
+    lengths = jnp.exp2(jnp.arange(2, -HALVINGS - 1, -1, dtype=x.dtype))
 
     def newton(carry):
         w, b, z, _, _, steps = carry
@@ -245,11 +245,8 @@ def _fit_l1(x, inverse, y, share, rate, w, b):
         def growth(t: Float[Array, ""]) -> Float[Array, ""]:
             return jnp.sum(level * (jnp.abs(w + t * step) - jnp.abs(w)))
 
-        expected = gradient @ step + gradient_b * step_b + growth(jnp.ones(()))
         gains = jax.vmap(lambda t: _change(z, t * along, 2 * y - 1, share) + growth(t))(lengths)
-        enough = gains <= 1e-3 * lengths * expected
-        # The longest that is good enough; else the best, if it is better than none.
-        t = jnp.where(jnp.any(enough), lengths[jnp.argmax(enough)], lengths[jnp.argmin(gains)])
+        t = lengths[jnp.argmin(gains)]
         t = jnp.where(jnp.min(gains) < 0, t, 0.0)
         moved = t * jnp.max(jnp.abs(along))
         before = jnp.max(_off_l1(gradient, w, level)) / _terms(residual, x) + _unbalanced(residual)

@@ -5,9 +5,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 def by_mean_difference(
-    features: Float[Array, "example feature"], labels: Bool[Array, " example"], counts: Bool[Array, " example"]
-) -> Int[Array, " feature"]:
-    """Features in the order of |mean of yes − mean of no|, the largest first.
+    features: Float[Array, "example feature"], labels: Bool[Array, " example"], counts: Bool[Array, "fold example"]
+) -> Int[Array, "fold feature"]:
+    """Features in the order of |mean of yes − mean of no|, the largest first; by the examples of each fold.
 
     Each is divided by its mean size where it is not 0, so that rare and frequent, large and small ones compare. That
     and the two small constants are those of `sae-probes` 0.4; among equal ones the lower index comes first.
@@ -17,9 +17,8 @@ def by_mean_difference(
         labels: of the examples.
         counts: which examples train.
     """
-    kept = jnp.where(counts[:, None], features, 0.0)
-    some = counts.astype(kept.dtype)
-    size = some @ jnp.abs(kept) / (some @ (kept != 0).astype(kept.dtype) + 1e-6)
-    yes, no = ((counts & own).astype(kept.dtype) for own in (labels, ~labels))
-    difference = (yes / jnp.sum(yes) - no / jnp.sum(no)) @ kept
-    return jnp.argsort(-jnp.abs(difference) / (size + 1e-6), stable=True)
+    dtype = features.dtype
+    some, (yes, no) = counts.astype(dtype), ((counts & own[None]).astype(dtype) for own in (labels, ~labels))
+    size = some @ jnp.abs(features) / (some @ (features != 0).astype(dtype) + 1e-6)
+    weights = yes / jnp.sum(yes, axis=1, keepdims=True) - no / jnp.sum(no, axis=1, keepdims=True)
+    return jnp.argsort(-jnp.abs(weights @ features) / (size + 1e-6), axis=1, stable=True)

@@ -16,8 +16,6 @@ ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-probes" / "bin" / "python"
 SCRIPT = ROOT / "experiments" / "compare_probes.py"
 CONVERGED = 1e-4
-# Where weaker penalties separate the labels, our fits end before the optimum (below).
-USUAL = [i for i, strength in enumerate(STRENGTHS) if strength < 1]
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +39,11 @@ def test_objectives_and_scores_are_those_of_the_optimum(found):
     for row in found["every_fit"]:
         ours, exact = row["ours"], row["exact"]
         assert max(exact["excess"]) < 1e-5, row  # else nothing is known of the optimum
-        assert max(ours["nats"]) < 1e-4, row
-        for i in USUAL:
-            assert ours["excess"][i] < 1e-4, row
-            assert all(abs(ours[score][i] - exact[score][i]) < 1e-3 for score in ("bce", "auc")), row
-
-
-@pytest.mark.xfail(strict=True, reason="the fits stop at a gradient relative to that at w = 0, not to the penalty's")
-def test_objectives_are_those_of_the_optimum_at_every_strength(found):
-    for row in found["every_fit"]:
-        assert max(row["ours"]["excess"]) < 1e-4
+        assert max(ours["excess"]) < 1e-4 and max(ours["nats"]) < 1e-4, row
+        # With weaker penalties labels can be separated; the optimum is flat then, and test losses are large.
+        usual = [i for i, strength in enumerate(STRENGTHS) if strength < 1]
+        for score in ("bce", "auc"):
+            assert max(abs(ours[score][i] - exact[score][i]) for i in usual) < 1e-3, row
 
 
 def test_scores_are_those_of_scikit_learn_where_it_converged(found):

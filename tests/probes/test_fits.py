@@ -112,11 +112,10 @@ def test_ranking_by_hand():
     x = np.array([[2, 0, 1, 0], [4, 0, 1, 0], [0, 3, 1, 0], [0, 0, 1, 0]], np.float32)
     y = np.array([True, True, False, False])
     # Sizes where not 0: 3, 3, 1, –; scaled means of yes and no: 1 and 0, 0 and ½, 1 and 1, 0 and 0.
-    assert by_mean_difference(jnp.asarray(x), jnp.asarray(y), jnp.ones(4, bool)).tolist() == [0, 1, 2, 3]
-    flipped = by_mean_difference(jnp.asarray(x), jnp.asarray(~y), jnp.ones(4, bool))
-    assert flipped.tolist() == [0, 1, 2, 3]
-    few = by_mean_difference(jnp.asarray(x), jnp.asarray(y), jnp.asarray([False, True, True, True]))
-    assert few.tolist()[:2] == [0, 1]
+    folds = jnp.asarray([[True] * 4, [False, True, True, True]])
+    both, few = by_mean_difference(jnp.asarray(x), jnp.asarray(y), folds).tolist()
+    assert both == [0, 1, 2, 3] and few[:2] == [0, 1]
+    assert by_mean_difference(jnp.asarray(x), jnp.asarray(~y), folds).tolist()[0] == both
 
 
 def examples(seed=0, n=600):
