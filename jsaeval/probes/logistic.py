@@ -178,6 +178,17 @@ def _change(
     return jnp.sum(share * jnp.where(small, near, jax.nn.softplus(at + by) - jax.nn.softplus(at)))
 
 
+def _best(lengths: Float[Array, " length"], gains: Float[Array, " length"]) -> Float[Array, ""]:
+    """The length with the largest decrease, or 0 where there is none. A step may be too long for float32."""
+    gains = jnp.where(jnp.isfinite(gains), gains, jnp.inf)
+    return jnp.where(jnp.min(gains) < 0, lengths[jnp.argmin(gains)], 0.0)
+
+
+def _moved(point: tuple[Array, ...], step: tuple[Array, ...], t: Float[Array, ""]) -> tuple[Array, ...]:
+    """point + t step, and the point itself where t is 0, whatever the step is."""
+    return tuple(jnp.where(t == 0, a, a + t * b) for a, b in zip(point, step, strict=True))
+
+
 def _fit_l2(scores, vectors, squares, y, share, rate, u, b):
     curvature = squares * jnp.max(share) / 4 + rate
     scale = lax.rsqrt(jnp.maximum(curvature, 1e-12 * jnp.max(curvature)))
@@ -204,10 +215,9 @@ def _fit_l2(scores, vectors, squares, y, share, rate, u, b):
         def gain(t: Float[Array, ""]) -> Float[Array, ""]:
             return _change(z, -t * along, 2 * y - 1, share) + rate * t * (t * bend / 2 - turn)
 
-        gains = jax.vmap(gain)(lengths)
-        t = jnp.where(jnp.min(gains) < 0, lengths[jnp.argmin(gains)], 0.0)
+        t = _best(lengths, jax.vmap(gain)(lengths))
         stalled = jnp.where(t * jnp.max(jnp.abs(along)) > STILL, 0, stalled + 1)
-        v, b, z = v - t * to_v, b - t * to_b, z - t * along
+        v, b, z = _moved((v, b, z), (to_v, to_b, along), -t)
         return v, b, z, slope(v, z), state, stalled, count + 1
 
     v = u / scale
@@ -245,12 +255,10 @@ def _fit_l1(x, inverse, y, share, rate, w, b):
         def growth(t: Float[Array, ""]) -> Float[Array, ""]:
             return jnp.sum(level * (jnp.abs(w + t * step) - jnp.abs(w)))
 
-        gains = jax.vmap(lambda t: _change(z, t * along, 2 * y - 1, share) + growth(t))(lengths)
-        t = lengths[jnp.argmin(gains)]
-        t = jnp.where(jnp.min(gains) < 0, t, 0.0)
+        t = _best(lengths, jax.vmap(lambda t: _change(z, t * along, 2 * y - 1, share) + growth(t))(lengths))
         moved = t * jnp.max(jnp.abs(along))
         before = jnp.max(_off_l1(gradient, w, level)) / _terms(residual, x) + _unbalanced(residual)
-        return w + t * step, b + t * step_b, z + t * along, moved, before, steps + 1
+        return *_moved((w, b, z), (step, step_b, along), t), moved, before, steps + 1
 
     def unfinished(carry):
         *_, moved, before, steps = carry
