@@ -40,6 +40,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jsaeval
+from experiments.peer_environment import peer_environment
 from jsaeval.cache import cache_dir
 from jsaeval.cli.features import read_features
 from jsaeval.corpus.tasks import open_tasks
@@ -55,8 +56,6 @@ from jsaeval.probes.single import RIDGE, single_probes
 from jsaeval.probes.task import draw
 
 
-ROOT = Path(__file__).parents[1]
-VENV = ROOT / ".venv-probes"
 WORKER = Path(__file__).with_name("probes_worker.py")
 PARTS = ("fits", "peer", "single", "time")
 SYNTHETIC = "synthetic"
@@ -571,17 +570,6 @@ def synthetic_data(folder: Path, rows: int, latents: int, seed: int) -> Data:
     return Data.write(SYNTHETIC, folder, seed, **arrays)
 
 
-def peer_environment() -> Path:
-    python, ready = VENV / "bin" / "python", VENV / ".installed"
-    if not ready.exists():
-        print(f"making {VENV.name} ...", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
-        requirements = ROOT / "constraints-probes.txt"
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--requirement", requirements], check=True)
-        ready.touch()
-    return python
-
-
 def targets(found: dict[str, Any]) -> list[dict[str, Any]]:
     """What was to be reached, and what was; numbers first, then times."""
     out: list[dict[str, Any]] = []
@@ -727,7 +715,7 @@ def compare(config: Config, sets: Sequence[Data], peer: Peer, folder: Path, cons
 def main(config: Config) -> None:
     if unknown := {name.strip() for name in config.parts.split(",")} - set(PARTS):
         sys.exit(f"--parts {', '.join(sorted(unknown))}: no such part; known: {', '.join(PARTS)}")
-    python, console = peer_environment(), Console(width=None if sys.stdout.isatty() else 140, log_path=False)
+    python, console = peer_environment("probes"), Console(width=None if sys.stdout.isatty() else 140, log_path=False)
     jax.config.update("jax_enable_compilation_cache", False)  # the first call is to compile
     with tempfile.TemporaryDirectory() as temporary, Peer(python) as peer:
         folder = Path(temporary)

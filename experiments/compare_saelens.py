@@ -27,6 +27,7 @@ import numpy as np
 import tyro
 
 import jsaeval
+from experiments.peer_environment import peer_environment
 from jsaeval.cache import cache_dir
 from jsaeval.corpus.rows import text_rows
 from jsaeval.forward.batch import GROUPS
@@ -37,8 +38,6 @@ from jsaeval.lm.load import load_tokenizer
 from jsaeval.run.engine import Setting
 
 
-ROOT = Path(__file__).parents[1]
-VENV = ROOT / ".venv-saelens"
 WORKER = Path(__file__).with_name("saelens_worker.py")
 HOOK, PEER_HOOK = "blocks.9.hook_resid_post", "model.layers.9"
 # What both sides report, by the name on each; the peer's mean variance is per batch and left out.
@@ -71,7 +70,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    python = peer_environment()
+    python = peer_environment("saelens")
     lm = jsaeval.load_lm("smollm2-135m")
     model = cache_dir("peers") / f"saelens-{lm.card.sha256[:16]}"
     if not (model / "config.json").exists():
@@ -153,17 +152,6 @@ def answer(stream: IO[str]) -> dict[str, Any]:
         if line.startswith("{"):
             return json.loads(line)
     sys.exit("the peer stopped; its message is above")
-
-
-def peer_environment() -> Path:
-    python, ready = VENV / "bin" / "python", VENV / ".installed"
-    if not ready.exists():
-        print(f"making {VENV.name} ...", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
-        requirements = ROOT / "constraints-saelens.txt"
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--requirement", requirements], check=True)
-        ready.touch()
-    return python
 
 
 def write_saes(lm, tokens: np.ndarray, config: Config, folder: Path) -> list[Path]:

@@ -35,7 +35,7 @@ from jsaeval.run.evaluate import hook_of
 from jsaeval.run.folder import PAGE, REPORT, SCHEMA, write_rendered
 from jsaeval.run.plan import Plan
 from jsaeval.run.probe_folder import ProbeFolder
-from jsaeval.run.provenance import about_lm, surroundings
+from jsaeval.run.provenance import about_lm, about_sae, surroundings
 from jsaeval.run.saes import find_saes, load_saes, shipped
 from jsaeval.run.stop import stop_signal
 from jsaeval.sae.module import SAE
@@ -161,7 +161,7 @@ def _measured(
     provenance = {"plan": _identity(command, names)} | surroundings(lm, mesh, command.precision)
     provenance["wall_s"] = time.perf_counter() - start
     made["probe_summary"] = {"settings": settings, "provenance": provenance} | made["probe_summary"]
-    about = [_about(sae, hook) | {"metrics": probe_loss(summary, i)} for i, sae in enumerate(saes)]
+    about = [about_sae(sae, hook) | {"metrics": probe_loss(summary, i)} for i, sae in enumerate(saes)]
     report = folder.write({"lm": about_lm(lm), "saes": about, "provenance": provenance} | made, probes_frame(made))
     write_rendered(folder.path, page(report), tidy(report))
     return report
@@ -200,10 +200,3 @@ def _saes(command: ProbeTasks, names: tuple[str, ...], lm: HostLM) -> tuple[list
         listed = ", ".join(hook.name for hook in hooks)
         raise InputError(f"--sae: they read different hooks ({listed}); probe those of one hook at a time")
     return saes, hooks[0]
-
-
-def _about(sae: SAE, hook: Hook) -> dict[str, Any]:
-    card = sae.card
-    about = {"name": card.name, "hook": hook.name, "architecture": sae.architecture, "d_in": sae.d_in}
-    source = {"format": card.format, "path": card.source, "sha256": card.sha256}
-    return about | {"d_sae": sae.d_sae, "source": source}

@@ -26,16 +26,16 @@ from jsaeval.forward.splice import at_hook, prefix
 from jsaeval.hooks import Hook
 from jsaeval.lm.card import card_of
 from jsaeval.lm.protocol import HostLM
-from jsaeval.mesh import DATA, map_rows, on_host, platform_of, replicate, shard_rows
+from jsaeval.mesh import DATA, map_rows, on_host, replicate, shard_rows
 from jsaeval.numerics import wide
-from jsaeval.run.batches import ACCELERATOR_TOKENS, CPU_TOKENS
+from jsaeval.run.batches import default_batch
+from jsaeval.run.calibration import Progress
 from jsaeval.run.placed import Model
 
 
 Kept = Literal["last", "tokens"]
 # Activations of a text: float32, one line for each token that is kept.
 Activations = Float[np.ndarray, "_ width"]
-Progress = Callable[[str, int, int], None]
 
 LIMIT_BYTES = 16 * 2**30
 _LAYOUT = "1"  # raise it when a change of the forward pass changes the numbers
@@ -59,8 +59,6 @@ class ActivationStore:
     def __post_init__(self):
         if self.folder is None:
             return
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"--lm-cache {self.folder}: exists and is not a folder")
         for path in sorted(self.folder.glob(f"*{_INDEX}")):
             values = path.with_name(path.name.replace(_INDEX, _VALUES))
             try:
@@ -162,6 +160,8 @@ def text_activations(
     store = ActivationStore() if store is None else store
     missing = {key_of(ids): ids for ids in texts}
     missing = {key: ids for key, ids in missing.items() if key not in store}
+    if not missing:
+        return store
     order = sorted(missing, key=lambda key: len(missing[key]), reverse=True)
     model, total = Model.place(lm, mesh), sum(map(len, missing.values()))
     block = replicate(jnp.int32(hook.block), mesh)
@@ -218,6 +218,4 @@ def padded_length(length: int) -> int:
 def rows_at_once(width: int, mesh: Mesh) -> int:
     """Texts of a batch: as many tokens as suit the machine, and the same number for every device."""
     share = mesh.shape[DATA]
-    if platform_of(mesh) == "cpu":  # fake devices share the cores
-        return -(-max(1, CPU_TOKENS // width) // share) * share
-    return max(1, ACCELERATOR_TOKENS // width) * share
+    return -(-default_batch(width, mesh) // share) * share

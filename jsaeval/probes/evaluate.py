@@ -26,7 +26,8 @@ from jsaeval.probes.activations import Activations, ActivationStore, key_of, ope
 from jsaeval.probes.features import Encoder, Pool
 from jsaeval.probes.fit import KS
 from jsaeval.probes.task import Drawn, TaskResult, Which, draw, probe_task
-from jsaeval.sae.module import SAE, SAECard
+from jsaeval.run.calibration import Progress
+from jsaeval.sae.module import SAE
 
 
 # Activations that fix the scale of an SAE and its random control; a few of every task.
@@ -52,9 +53,6 @@ class Asked:
     examples: int | None = 1024
     precision: str = "highest"
     seed: int = 0
-
-
-Progress = Callable[[str, int, int], None]
 
 
 def probe(
@@ -103,13 +101,13 @@ def probe(
     sample = _sample(drawn, store)
     saes = [sae.with_scale(float(np.linalg.norm(sample, axis=1).mean())) for sae in saes]
     encoders, controls = [], []
-    paths = [_path(folder, lm, saes, hook, own.task, tasks, asked) for own in drawn]
+    paths = _paths(folder, lm, saes, hook, tasks, asked)
     results = []
     for own, path in zip(drawn, paths, strict=True):
         found = None if path is None else state.load(path)
         if found is None:
             if not encoders:
-                encoders = [Encoder(_bare(sae), asked.pool, mesh, asked.precision) for sae in saes]
+                encoders = [Encoder(sae, asked.pool, mesh, asked.precision) for sae in saes]
                 controls = [Encoder(_random(sae, sample, asked), asked.pool, mesh, asked.precision) for sae in saes]
             x = [store[key_of(ids)] for ids in own.ids]
             pooled = [encoder(x) for encoder in encoders]
@@ -128,26 +126,18 @@ def context_of(lm: HostLM, asked: Asked) -> int:
     return min(asked.context, card_of(lm).context or asked.context)
 
 
-def _path(
-    folder: Path | None,
-    lm: HostLM,
-    saes: Sequence[SAE],
-    hook: Hook,
-    task: Task,
-    tasks: Sequence[Task],
-    asked: Asked,
-) -> Path | None:
+def _paths(
+    folder: Path | None, lm: HostLM, saes: Sequence[SAE], hook: Hook, tasks: Sequence[Task], asked: Asked
+) -> list[Path] | list[None]:
+    """Where the results of each task lie."""
     if folder is None:
-        return None
+        return [None] * len(tasks)
+    identities = [task.identity for task in tasks]
     # The sample is made of all tasks.
-    how = dataclasses.asdict(asked), metadata.version("jsaeval"), [own.identity for own in tasks]
+    how = dataclasses.asdict(asked), metadata.version("jsaeval"), identities
     about = card_of(lm).sha256, str(lm.unembedding.dtype), [(sae.card.sha256, sae.architecture) for sae in saes]
-    return state.path_of(folder, how, about, hook.name, task.name, task.identity)
-
-
-def _bare(sae: SAE) -> SAE:
-    """Cards are static: without them, SAEs of one shape share one compiled program."""
-    return dataclasses.replace(sae, card=SAECard())
+    named = zip(tasks, identities, strict=True)
+    return [state.path_of(folder, how, about, hook.name, task.name, identity) for task, identity in named]
 
 
 def _sample(drawn: Sequence[Drawn], store: ActivationStore) -> Float[np.ndarray, "token width"]:

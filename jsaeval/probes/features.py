@@ -3,8 +3,10 @@
 Every token is encoded first and pooled after. `last` takes the last token, `mean` and `max` all tokens but BOS.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, get_args
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +18,10 @@ from jaxtyping import Array, Float, Int
 from jsaeval.corpus.texts import TokenIds
 from jsaeval.mesh import DATA, MODEL, map_rows, on_host, shard_rows
 from jsaeval.probes.activations import Activations, padded_length
-from jsaeval.sae.module import SAE
+from jsaeval.sae.module import SAE, SAECard
 
 
 Pool = Literal["last", "mean", "max"]
-POOLS: tuple[Pool, ...] = get_args(Pool)
 # Numbers of a batch of latents, so that wide SAEs need not much memory.
 _NUMBERS = 2**24
 
@@ -38,17 +39,9 @@ class Encoder:
     """An SAE on the devices of a mesh that reads activations of texts."""
 
     def __init__(self, sae: SAE, pool: Pool, mesh: Mesh, precision: str = "highest"):
-        self._sae, self._pool, self._mesh = sae, pool, mesh
-
-        def run(sae: SAE, x: Float[Array, "row position d_in"], length: Int[Array, " row"]) -> tuple[Array, ...]:
-            with jax.default_matmul_precision(precision):
-                z = sae.encode(x.astype(sae.W_enc.dtype))
-                reconstruction = sae.decode(z, x.astype(z.dtype))
-            parts = x, z, reconstruction, x - reconstruction.astype(x.dtype)
-            return tuple(_pooled(part.astype(jnp.float32), length, pool) for part in parts)
-
-        whole = P(DATA)
-        self._step = jax.jit(map_rows(run, mesh, (whole, P(DATA, MODEL), whole, whole)))
+        # Cards are static: without them, SAEs of one shape share one compiled program.
+        self._sae, self._mesh = dataclasses.replace(sae, card=SAECard()), mesh
+        self._step = _program(pool, mesh, precision)
 
     def __call__(self, texts: Sequence[Activations]) -> Pooled:
         """Pooled features of texts, in their order.
@@ -75,6 +68,19 @@ class Encoder:
             for i, row in enumerate(rows):
                 x[i, : lengths[row]], length[i] = texts[row], lengths[row]
             yield rows, x, length
+
+
+@functools.cache
+def _program(pool: Pool, mesh: Mesh, precision: str) -> Callable:
+    def run(sae: SAE, x: Float[Array, "row position d_in"], length: Int[Array, " row"]) -> tuple[Array, ...]:
+        with jax.default_matmul_precision(precision):
+            z = sae.encode(x.astype(sae.W_enc.dtype))
+            reconstruction = sae.decode(z, x.astype(z.dtype))
+        parts = x, z, reconstruction, x - reconstruction.astype(x.dtype)
+        return tuple(_pooled(part.astype(jnp.float32), length, pool) for part in parts)
+
+    whole = P(DATA)
+    return jax.jit(map_rows(run, mesh, (whole, P(DATA, MODEL), whole, whole)))
 
 
 def _pooled(

@@ -8,14 +8,14 @@ fixed. A difference of means over the same tasks is the mean of the differences.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jsaeval.probes.fit import Kind
 from jsaeval.probes.logistic import Penalty
 from jsaeval.probes.scores import SCORES, Score, Scores, scores
-from jsaeval.probes.task import TaskResult
+from jsaeval.probes.task import Fitted, TaskResult
 
 
 class Key(NamedTuple):
@@ -26,6 +26,11 @@ class Key(NamedTuple):
     kind: Kind
     k: int | None
     penalty: Penalty | None
+
+    @classmethod
+    def of(cls, fitted: Fitted) -> "Key":
+        p = fitted.probe
+        return cls(fitted.sae, p.features, p.kind, p.k, p.penalty)
 
     def on(self, features: str, sae: int | None = None) -> "Key":
         """The same probe on other features."""
@@ -76,46 +81,41 @@ def summarise(results: Sequence[TaskResult], seed: int = 0) -> Summary:
         seed: of the resamples.
     """
     tasks = [_scored(result, seed) for result in results]
-    groups = dict.fromkeys(result.group for result in results)
-    numbered = list(range(len(results)))
-    of_group = {group: [i for i in numbered if results[i].group == group] for group in groups}
+    of_group: dict[str, list[Any]] = {}
+    for result, own in zip(results, tasks, strict=True):
+        of_group.setdefault(result.group, []).append(own)
     return Summary(
         tasks=tuple({key: found for key, (found, _) in own.items()} for own in tasks),
         overall=_lines(tasks),
-        groups={group: _lines([tasks[i] for i in members]) for group, members in of_group.items()},
+        groups={group: _lines(members) for group, members in of_group.items()},
     )
 
 
 def _scored(result: TaskResult, seed: int) -> dict[Key, tuple[Scores, float]]:
     # Tasks of one size would else be resampled alike.
     own = int.from_bytes(hashlib.sha256(f"{seed}\0{result.name}".encode()).digest()[:8], "big")
-    found = {}
-    for fitted in result.fitted:
-        p = fitted.probe
-        key = Key(fitted.sae, p.features, p.kind, p.k, p.penalty)
-        found[key] = scores(p.logits, result.labels, own), p.in_sample
-    return found
+    return {
+        Key.of(fitted): (scores(fitted.probe.logits, result.labels, own), fitted.probe.in_sample)
+        for fitted in result.fitted
+    }
 
 
 def _lines(tasks: Sequence[dict[Key, tuple[Scores, float]]]) -> tuple[Line, ...]:
-    # A k beyond the number of features is left out, so a probe may be missing in a task of one's own.
-    keys = [key for key in tasks[0] if all(key in task for task in tasks)]
-    means = {key: {name: _mean([task[key][0][name] for task in tasks]) for name in SCORES} for key in keys}
-    out = []
-    for key in keys:
-        in_sample = float(np.mean([task[key][1] for task in tasks]))
-        out.append(Line(key, len(tasks), means[key], in_sample, differences(key, means)))
-    return tuple(out)
+    means = {key: {name: _mean([task[key][0][name] for task in tasks]) for name in SCORES} for key in tasks[0]}
+    return tuple(
+        Line(key, len(tasks), mean, float(np.mean([task[key][1] for task in tasks])), differences(key, means))
+        for key, mean in means.items()
+    )
 
 
 def differences(key: Key, found: Mapping[Key, Scores]) -> dict[str, Scores]:
     """The scores of a probe minus those of others on the same test examples, by their names (see `Line`)."""
+    if key == NOTHING:
+        return {}
     others = {"x": key.on("x"), "dense_x": DENSE_X, "none": NOTHING}
     if key.features == "latents":
         others |= {name: key.on(name, key.sae) for name in ("random_sae", "shuffled_labels")}
     there = {name: other for name, other in others.items() if other in found and other != key}
-    if key == NOTHING:
-        return {}
     return {name: {score: found[key][score] - found[other][score] for score in SCORES} for name, other in there.items()}
 
 

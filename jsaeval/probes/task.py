@@ -18,9 +18,8 @@ from jsaeval.probes.logistic import Penalty
 
 
 # Sets of features. Of an SAE: its latents, what it makes of x, what it loses; a random SAE as sparse, and its latents
-# with labels in random order. Of the LM or the text alone: x, which tokens occur, and nothing.
+# with labels in random order. Of the LM or the text alone: "x", "bag_of_words" (which tokens occur), "none".
 OF_SAE = ("latents", "reconstruction", "error", "random_sae", "shuffled_labels")
-SHARED = ("x", "bag_of_words", "none")
 # On these every kind of probe is fitted, for they stand against each other.
 _FULL = ("latents", "random_sae", "x")
 TOP = 6

@@ -7,6 +7,7 @@ from jsaeval.metrics.compute import Value
 from jsaeval.metrics.floors import Floor, RunControls
 from jsaeval.run.evaluate import Results, SAEResult
 from jsaeval.run.folder import SCHEMA, finite
+from jsaeval.run.provenance import about_sae
 
 
 def report(results: Results, plan: dict[str, Any]) -> dict[str, Any]:
@@ -46,14 +47,7 @@ def report(results: Results, plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sae(result: SAEResult) -> dict[str, Any]:
-    sae, card = result.sae, result.sae.card
-    out = {
-        "name": result.name,
-        "hook": result.hook.name,
-        "architecture": sae.architecture,
-        "d_in": sae.d_in,
-        "d_sae": sae.d_sae,
-        "source": {"format": card.format, "path": card.source, "sha256": card.sha256},
+    out = about_sae(result.sae, result.hook) | {
         "metrics": _values(result.metrics),
         "by_position": result.by_position,
         "by_block": result.by_block,

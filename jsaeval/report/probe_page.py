@@ -124,7 +124,7 @@ def probe_facts(report: dict[str, Any]) -> dict[str, str]:
     which, failed = settings["which"], sum(not own["converged"] for own in report["probes"])
     sparse = f" (k = {', '.join(map(str, which['ks']))}; {' and '.join(own.upper() for own in which['penalties'])})"
     fitted = ", ".join(kind + (sparse if kind == "k_sparse" else "") for kind in which["kinds"])
-    facts = {
+    return {
         "probe tasks": ", ".join(task["name"] for task in tasks),
         "probe texts": f"{train:,} train, {validation:,} choose the strength of the penalty, {test:,} test; {most}",
         "pooling": f"{_POOLS[settings['pool']]} of a text, at {settings['hook']}",
@@ -133,4 +133,3 @@ def probe_facts(report: dict[str, Any]) -> dict[str, str]:
         "probes": f"{fitted}; {len(report['probes']):,} fitted, {failed or 'none'} did not converge",
         "probe time": f"{made['wall_s']:.0f} s; peak memory {made['peak_rss_mb'] / 1024:.2f} GiB",
     }
-    return facts

@@ -29,6 +29,7 @@ from jsaeval.probes.task import TaskResult, winner
 from jsaeval.report.numbers import ends, interval, nats, number
 
 
+_MOST_KS = 5  # of the k-sparse probes, in a table
 _KINDS = {"single": "best single one", "k_sparse": "k-sparse", "dense": "all"}
 FEATURES = {
     "latents": "latents",
@@ -51,7 +52,7 @@ def features_to_json(probes: Sequence[tuple[Probe, Scores]], features: str) -> l
 
 
 def tasks_to_json(results: Sequence[TaskResult], summary: Summary, names: Sequence[str]) -> dict[str, Any]:
-    """ "probes" and "probe_summary" of a report, without settings.
+    """The entries "probes" and "probe_summary" of a report, without settings.
 
     Args:
         results: of each task.
@@ -63,7 +64,7 @@ def tasks_to_json(results: Sequence[TaskResult], summary: Summary, names: Sequen
         for own in result.fitted:
             p = own.probe
             about = {"sae": _name(own.sae, names), "task": result.name, "group": result.group, "features": p.features}
-            key = Key(own.sae, p.features, p.kind, p.k, p.penalty)
+            key = Key.of(own)
             minus = differences(key, found) if p.kind != "k_sparse" else {}
             entries.append(_entry(p, found[key], about) | {"minus": _minus(minus)})
     return {
@@ -77,7 +78,7 @@ def tasks_to_json(results: Sequence[TaskResult], summary: Summary, names: Sequen
 
 
 def probes_frame(made: dict[str, Any]) -> pd.DataFrame:
-    """ "probes" as a table, one line for each; scores with their intervals in columns of their own."""
+    """The entries of "probes" as a table, one line for each; scores with their intervals in columns of their own."""
     lines = []
     for own in made["probes"]:
         line = {key: value for key, value in own.items() if key not in (*SCORES, "minus")}
@@ -217,9 +218,6 @@ def shown_lines(lines: Sequence[dict[str, Any]], name: str) -> list[dict[str, An
         and (own["probe"] != "k_sparse" or (own["k"] in shown and own["penalty"] == _penalty(lines)))
     ]
     return sorted(kept, key=lambda own: (order.index(own["features"]), own["probe"] == "dense", own["k"] or 0))
-
-
-_MOST_KS = 5
 
 
 def _penalty(lines: Sequence[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""What a report says of the LM, and of the machine and the versions that its numbers were made with."""
+"""What a report says of the LM and of an SAE, and of the machine and the versions that its numbers were made with."""
 
 import dataclasses
 import platform
@@ -9,9 +9,11 @@ from typing import Any
 from jax.sharding import Mesh
 
 from jsaeval import processes
+from jsaeval.hooks import Hook
 from jsaeval.lm.card import card_of
 from jsaeval.lm.decoder import Decoder
 from jsaeval.lm.protocol import HostLM
+from jsaeval.sae.module import SAE
 
 
 def about_lm(lm: HostLM) -> dict[str, Any]:
@@ -20,6 +22,14 @@ def about_lm(lm: HostLM) -> dict[str, Any]:
     about: dict[str, Any] = {"name": card.name, "sha256": card.sha256 or None}
     about |= {"n_blocks": lm.n_blocks, "d_model": lm.d_model, "vocab": lm.vocab}
     return about | ({"config": dataclasses.asdict(lm.config)} if isinstance(lm, Decoder) else {})
+
+
+def about_sae(sae: SAE, hook: Hook) -> dict[str, Any]:
+    """Name, hook, sizes, and where it came from."""
+    card = sae.card
+    about = {"name": card.name, "hook": hook.name, "architecture": sae.architecture, "d_in": sae.d_in}
+    source = {"format": card.format, "path": card.source, "sha256": card.sha256}
+    return about | {"d_sae": sae.d_sae, "source": source}
 
 
 def surroundings(lm: HostLM, mesh: Mesh, precision: str) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def test_nothing_is_computed_twice(lm, texts, tmp_path):
 
 
 def test_what_was_done_before_a_stop_is_kept(lm, tmp_path, monkeypatch):
-    monkeypatch.setattr("jsaeval.probes.activations.CPU_TOKENS", 64)
+    monkeypatch.setattr("jsaeval.run.batches.CPU_TOKENS", 64)
     texts = [np.array([1, *range(3, 3 + n)], np.int32) for n in range(1, 40)]
     hook, calls = parse_hook(HOOKS[0]), []
 

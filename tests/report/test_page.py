@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from jsaeval.report.page import MOST_WITH_FIGURES, page
 from jsaeval.report.summary import grounds
 from jsaeval.run.engine import Setting
 from jsaeval.run.evaluate import Failed, evaluate
+from tests.report.nested import Nested
 from tests.tiny import tiny_sae
 
 
@@ -37,17 +37,14 @@ def single(report):
     return one
 
 
-class Page(HTMLParser):
+class Page(Nested):
     """Checks that elements nest, and collects what the tests look at."""
 
     VOID = ("meta", "br", "link", "img")
 
     def __init__(self, html):
-        super().__init__()
-        self.open, self.ids, self.references, self.text, self.urls, self.headings = [], [], [], [], [], []
-        self.feed(html)
-        self.close()
-        assert not self.open
+        self.ids, self.references, self.text, self.urls, self.headings = [], [], [], [], []
+        super().__init__(html)
 
     def handle_starttag(self, tag, attrs):
         for name, value in attrs:
@@ -58,15 +55,7 @@ class Page(HTMLParser):
             elif name in ("href", "src", "srcset", "action", "data", "poster"):
                 self.urls.append(value)
         assert tag not in ("script", "iframe", "link", "object", "img")
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
+        super().handle_starttag(tag, attrs)
 
     def handle_data(self, data):
         if "style" in self.open:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from jsaeval.report.probe_page import (
 )
 from jsaeval.report.probes import tasks_to_json
 from jsaeval.run.folder import finite
+from tests.report.nested import Nested
 
 
 # How far the logits of each set of features tell yes from no.
@@ -83,16 +83,13 @@ def set_minus(report, features, kind, other, value, ci95):
             line["minus"][other]["bce"] = {"value": value} | ({"ci95": ci95} if ci95 else {})
 
 
-class Page(HTMLParser):
+class Page(Nested):
     """Checks that elements nest, and collects text, heads of columns, values to sort by, and what is loaded."""
 
     def __init__(self, html):
-        super().__init__()
-        self.open, self.text, self.ids, self.heads, self.values, self.loads = [], [], [], [], [], []
+        self.text, self.ids, self.heads, self.values, self.loads = [], [], [], [], []
         self.scripts = 0
-        self.feed(html)
-        self.close()
-        assert not self.open
+        super().__init__(html)
 
     def handle_starttag(self, tag, attrs):
         found = dict(attrs)
@@ -104,15 +101,7 @@ class Page(HTMLParser):
         if "data-value" in found:
             self.values.append((tag, found.get("class"), found["data-value"]))
         assert not any(name.startswith("on") for name in found)
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
+        super().handle_starttag(tag, attrs)
 
     def handle_data(self, data):
         if self.open and self.open[-1] not in ("style", "script"):
