@@ -46,9 +46,10 @@ class ProbeTasks:
     """Probe latents for concepts: can they be read off one latent, off a few, off all of them?"""
 
     tasks: str = ",".join(DEFAULT)
-    """Tasks, separated by commas: names or groups of the 113 of sae-probes, all; .csv, .tsv, .jsonl, .parquet files."""
+    """Tasks, separated by commas: names or groups of the 113 of sae-probes, all; .csv, .tsv, .jsonl, .parquet files;
+    data sets, saved or of the hub (OWNER/NAME)."""
     text_column: str = "text"
-    """Column of the text in such a file."""
+    """Column of the text in such a file or data set."""
     label_column: str = "label"
     """Column of the label. More than two different labels are one task each, against the rest."""
     features: Annotated[str | None, tyro.conf.arg(metavar="FILE.npz")] = None

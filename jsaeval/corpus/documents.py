@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -63,11 +64,14 @@ def open_corpus(name: str) -> Documents:
     path = Path(name)
     if not path.exists():
         if hub.is_hub_id(name) and path.suffix not in _SUFFIXES:
-            revision = hub.pin_hub_dataset(name)
-            return Documents(name, f"hub\t{name}\t{revision}", lambda: hub.read_hub_dataset(name, revision))
+            where = f"corpus {name!r}"
+            revision = hub.pin_hub_dataset(name, where)
+            return Documents(
+                name, f"hub\t{name}\t{revision}", lambda: _texts(hub.open_hub(name, revision, where), where)
+            )
         raise InputError(f"corpus {name!r}: no such file, folder or name{nearest(name, NAMED)}; or {hub.HUB_FORM}")
     if path.is_dir() and hub.is_saved_dataset(path):
-        return Documents(name, _identity(path.rglob("*")), lambda: hub.read_saved_dataset(path))
+        return Documents(name, _identity(path.rglob("*")), lambda: _texts(hub.open_saved(path, name), name))
     files = sorted(f for f in path.rglob("*") if f.suffix in _SUFFIXES) if path.is_dir() else [path]
     if not files or any(f.suffix not in _SUFFIXES for f in files):
         raise InputError(f"corpus {name!r}: files of type {', '.join(_SUFFIXES)} were expected")
@@ -96,3 +100,7 @@ def _read_file(path: Path) -> Iterator[str]:
         raise
     except Exception as error:  # datasets passes on whatever its readers raise
         raise InputError(f"{path}: cannot be read as {path.suffix} ({hub.one_line(error)})") from None
+
+
+def _texts(data: Any, where: str) -> Iterator[str]:
+    return hub.texts(hub.rows(data, where), where)

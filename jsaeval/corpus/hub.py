@@ -1,6 +1,7 @@
-"""Corpora of Hugging Face `datasets`: a folder that `save_to_disk` wrote, or an id on the hub, which is streamed.
+"""Data sets of Hugging Face `datasets`: a folder that `save_to_disk` wrote, or an id on the hub, which is streamed.
 
-A hub corpus is pinned to the revision that the hub names when it is opened, so its identity is its content.
+A data set on the hub is pinned to the revision that the hub names when it is opened, so its identity is its content.
+In errors, `where` says who asked for it.
 """
 
 import re
@@ -26,24 +27,24 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.match(name) is not None
 
 
-def read_saved_dataset(path: Path) -> Iterator[str]:
-    """The documents of a saved data set; of its split `train`, or its only one, if it has splits.
+def open_saved(path: Path, where: str) -> Any:
+    """The rows of a saved data set; of its split `train`, or its only one, if it has splits.
 
     Raises:
-        InputError: it cannot be read, has several splits and no `train`, or no column of text.
+        InputError: it cannot be read, or has several splits and no `train`.
     """
-    import datasets  # a second of start-up that only these corpora need
+    import datasets  # a second of start-up that only these data sets need
 
     try:
         data = datasets.load_from_disk(str(path))
     except Exception as error:  # datasets passes on whatever its readers raise
-        raise InputError(f"{path}: cannot be read as a saved data set ({one_line(error)})") from None
+        raise InputError(f"{where}: cannot be read as a saved data set ({one_line(error)})") from None
     if isinstance(data, datasets.DatasetDict):
-        data = data[_split(str(path), [str(name) for name in data], None)]
-    yield from texts(data, str(path))
+        data = data[_split(where, [str(name) for name in data], None)]
+    return data
 
 
-def pin_hub_dataset(name: str) -> str:
+def pin_hub_dataset(name: str, where: str) -> str:
     """The revision of a data set on the hub.
 
     Raises:
@@ -57,22 +58,20 @@ def pin_hub_dataset(name: str) -> str:
     try:
         revision = huggingface_hub.HfApi().dataset_info(match["id"], timeout=_TIMEOUT_S).sha
     except errors.GatedRepoError:
-        raise InputError(
-            f"corpus {name!r}: access must be asked for on the hub; then log in with `hf auth login`"
-        ) from None
+        raise InputError(f"{where}: access must be asked for on the hub; then log in with `hf auth login`") from None
     except errors.RepositoryNotFoundError:
-        raise InputError(f"corpus {name!r}: no such file, folder or name, and no such data set on the hub") from None
+        raise InputError(f"{where}: no such file, folder or name, and no such data set on the hub") from None
     except Exception as error:  # of the HTTP library beneath
         reason = f"the hub cannot be reached ({one_line(error)})"
-        raise InputError(f"corpus {name!r}: no such file, folder or name, and {reason}; a local copy works") from None
+        raise InputError(f"{where}: no such file, folder or name, and {reason}; a local copy works") from None
     return revision or ""
 
 
-def read_hub_dataset(name: str, revision: str) -> Iterator[str]:
-    """Stream the documents of a data set on the hub, in its order.
+def open_hub(name: str, revision: str, where: str) -> Any:
+    """The rows of a data set on the hub, in its order, as a stream.
 
     Raises:
-        InputError: no such configuration or split, no column of text, or the stream broke.
+        InputError: no such configuration or split.
     """
     import datasets
 
@@ -81,16 +80,24 @@ def read_hub_dataset(name: str, revision: str) -> Iterator[str]:
     options: dict[str, Any] = {"name": match["config"], "streaming": True, "revision": revision or None}
     try:
         data = datasets.load_dataset(match["id"], **options)
-        if isinstance(data, dict):
-            data = data[_split(name, list(data), match["split"])]
-        yield from texts(data, name)
-    except InputError:
-        raise
     except Exception as error:
-        raise InputError(f"corpus {name!r}: cannot be streamed ({one_line(error)})") from None
+        raise _broken(where, error) from None
+    return data[_split(where, list(data), match["split"])] if isinstance(data, dict) else data
 
 
-def texts(records: Iterable[Any], where: str) -> Iterator[str]:
+def rows(data: Iterable[Any], where: str) -> Iterator[dict[str, Any]]:
+    """The rows of an open data set.
+
+    Raises:
+        InputError: they cannot be read, or the stream broke.
+    """
+    try:
+        yield from data
+    except Exception as error:
+        raise _broken(where, error) from None
+
+
+def texts(records: Iterable[dict[str, Any]], where: str) -> Iterator[str]:
     """The text column of records: `text`, or the only column of strings.
 
     Raises:
@@ -102,16 +109,31 @@ def texts(records: Iterable[Any], where: str) -> Iterator[str]:
         yield record[column]
 
 
+def with_class_names(data: Any, records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Records of an open data set whose class numbers are replaced by the names that it gives them; −1 by None."""
+    import datasets
+
+    features = getattr(data, "features", None) or {}
+    classes = {name: kind for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
+    for record in records:
+        names = {c: None if record[c] in (None, -1) else kind.int2str(record[c]) for c, kind in classes.items()}
+        yield record | names
+
+
 def one_line(error: Exception) -> str:
     """What an error says, in a line."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _broken(where: str, error: Exception) -> InputError:
+    return error if isinstance(error, InputError) else InputError(f"{where}: cannot be read ({one_line(error)})")
 
 
 def _split(where: str, splits: list[str], wanted: str | None) -> str:
     if wanted is None:
         wanted = splits[0] if len(splits) == 1 else "train"
     if wanted not in splits:
-        raise InputError(f"corpus {where!r}: no split {wanted!r}{nearest(wanted, splits)}")
+        raise InputError(f"{where}: no split {wanted!r}{nearest(wanted, splits)}")
     return wanted
 
 

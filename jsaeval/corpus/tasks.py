@@ -6,19 +6,17 @@ split would be remembered instead of understood, so they are left out, and so ar
 
 import csv
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Int
 
 from jsaeval.corpus.documents import probe_task
+from jsaeval.corpus.task_tables import FORMS, TaskTable, read_table
 from jsaeval.errors import InputError, nearest
 
 
@@ -39,24 +37,6 @@ DEFAULT = (
 )
 LEAST, MOST_CLASSES = 20, 50
 SHARES = {"train": 0.5, "validation": 0.125}  # the rest tests
-
-
-def _read_table(path: Path, **flags: Any) -> pd.DataFrame:
-    # Texts and labels as they are written: "null" is a text, and 1 is no 1.0.
-    return pd.read_csv(path, dtype=str, keep_default_na=False, **flags)
-
-
-def _read_json_lines(path: Path) -> pd.DataFrame:
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return pd.DataFrame([json.loads(line) for line in lines if line.strip()], dtype=object)
-
-
-_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".csv": _read_table,
-    ".tsv": lambda path: _read_table(path, sep="\t"),
-    ".jsonl": _read_json_lines,
-    ".parquet": pd.read_parquet,
-}
 
 
 class Listed(NamedTuple):
@@ -107,15 +87,15 @@ def catalogue() -> dict[str, Listed]:
 
 
 def open_tasks(names: Sequence[str], text_column: str = "text", label_column: str = "label") -> list[Task]:
-    """Tasks by name, by group, `all`, or by file.
+    """Tasks by name, by group, `all`, or one's own.
 
     Args:
-        names: names or groups of the catalogue, `all`, or .csv, .tsv, .jsonl or .parquet files. A file with more than
-            two labels is one task for each, against all others.
-        text_column, label_column: of files.
+        names: names or groups of the catalogue, `all`, or what `read_table` takes: files and data sets. One with more
+            than two labels is one task for each, against all others.
+        text_column, label_column: of files and data sets.
 
     Raises:
-        InputError: no such task, or a file that holds none; in a line.
+        InputError: no such task, or a table that holds none; in a line.
     """
     known = catalogue()
     groups = {listed.group for listed in known.values()}
@@ -124,16 +104,16 @@ def open_tasks(names: Sequence[str], text_column: str = "text", label_column: st
         if name in known or name in groups or name == "all":
             chosen = [own for own, listed in known.items() if name in (own, listed.group, "all")]
             tasks |= {own: _of_wheel(own, known[own]) for own in chosen if own not in tasks}
-        elif Path(name).suffix.lower() in _READERS:
-            for task in _of_file(Path(name), text_column, label_column):
-                if task.name in tasks:
-                    raise InputError(f"--tasks {name}: there is a task {task.name} already; give the file another name")
-                tasks[task.name] = task
-        else:
-            raise InputError(
-                f"--tasks {name!r}: no such task{nearest(name, [*known, *sorted(groups), 'all'])}; a .csv, .tsv, "
-                ".jsonl or .parquet file would do, too"
-            )
+            continue
+        where = f"--tasks {name!r}"
+        table = read_table(name, where)
+        if table is None:
+            hint = nearest(name, [*known, *sorted(groups), "all"])
+            raise InputError(f"{where}: no such task{hint}; one's own come from {FORMS}")
+        for task in _of_table(table, text_column, label_column, where):
+            if task.name in tasks:
+                raise InputError(f"{where}: there is a task {task.name} already; give it another name")
+            tasks[task.name] = task
     return list(tasks.values())
 
 
@@ -143,35 +123,30 @@ def _of_wheel(name: str, listed: Listed) -> Task:
     return make_task(name, listed.group, listed.meaning, table["prompt"].tolist(), labels.to_numpy())
 
 
-def _of_file(path: Path, text_column: str, label_column: str) -> list[Task]:
-    if not path.is_file():
-        raise InputError(f"--tasks {path}: no such file")
-    try:
-        table = _READERS[path.suffix.lower()](path)
-    except Exception as error:  # pandas passes on whatever its readers raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"--tasks {path}: cannot be read ({reason})") from None
+def _of_table(table: TaskTable, text_column: str, label_column: str, where: str) -> list[Task]:
+    rows = table.rows
     for flag, column in (("--text-column", text_column), ("--label-column", label_column)):
-        if column not in table.columns:
-            raise InputError(f"--tasks {path}: no column {column!r}; {flag} may be {', '.join(map(str, table))}")
-    labels = table[label_column]
+        if column not in rows.columns:
+            raise InputError(f"{where}: no column {column!r}; {flag} may be {', '.join(map(str, rows))}")
+    labels = rows[label_column]
     kept = labels.notna() & (labels.astype(str).str.strip() != "")
-    texts = table.loc[kept, text_column].tolist()
+    texts = rows.loc[kept, text_column].tolist()
     labels = labels.loc[kept].map(lambda label: label if isinstance(label, str) else f"{label}")
     classes, without = sorted(labels.unique()), int((~kept).sum())
     if not 2 <= len(classes) <= MOST_CLASSES:
         raise InputError(
-            f"--tasks {path}: column {label_column!r} has {len(classes)} different labels; two, or up to "
-            f"{MOST_CLASSES} classes, were expected"
+            f"{where}: column {label_column!r} has {len(classes)} different labels; two, or up to {MOST_CLASSES} "
+            "classes, were expected"
         )
 
     def one(name: str, label: str, rest: str) -> Task:
-        task = make_task(name, "own", f"{label_column} is {label}{rest}", texts, (labels == label).to_numpy())
+        meaning = f"{label_column} is {label}{rest}{table.note}"
+        task = make_task(name, "own", meaning, texts, (labels == label).to_numpy())
         return replace(task, left_out=task.left_out | ({"no label": without} if without else {}))
 
     if len(classes) == 2:
-        return [one(path.stem, classes[1], f" (else {classes[0]})")]
-    return [one(f"{path.stem}:{label}", label, "") for label in classes]
+        return [one(table.name, classes[1], f" (else {classes[0]})")]
+    return [one(f"{table.name}:{label}", label, "") for label in classes]
 
 
 def make_task(name: str, group: str, meaning: str, texts: Sequence[Any], labels: Bool[np.ndarray, " example"]) -> Task:

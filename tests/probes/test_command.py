@@ -150,7 +150,7 @@ def test_a_run_gets_a_section(plain, here, capsys):
     [
         (["--tasks", "113_movie_sentt"], "no such task; did you mean '113_movie_sent'"),
         (["--tasks", ","], "--tasks is empty"),
-        (["--tasks", "none.csv"], "--tasks none.csv: no such file"),
+        (["--tasks", "none.csv"], "--tasks 'none.csv': no such file"),
         (["--text-column", "words"], "no column 'words'; --text-column may be text, label"),
         (["--pool", "first"], "probe: "),
         (["--context", "1"], "--context 1: at least 2 is needed"),
