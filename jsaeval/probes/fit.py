@@ -129,7 +129,8 @@ def fit_probes(examples: Mapping[str, Examples], probes: Sequence[Wanted], mesh:
     single = [name for name in sets if any(p.features == name and p.kind == "single" for p in probes)]
     ranked = [name for name in sets if any(p.features == name and p.kind == "k_sparse" for p in probes)]
     best = dict(zip(single, _mapped(_singles, mesh, [sets[name].arrays() for name in single]), strict=True))
-    order = dict(zip(ranked, _mapped(by_mean_difference, mesh, [sets[name].arrays() for name in ranked]), strict=True))
+    rank = _ranking(max((p.k for p in probes if p.kind == "k_sparse" and p.k), default=0))
+    order = dict(zip(ranked, _mapped(rank, mesh, [sets[name].arrays() for name in ranked]), strict=True))
     found: dict[Wanted, Probe] = {
         p: _single(p, sets[p.features], best[p.features]) for p in probes if p.kind == "single"
     }
@@ -189,6 +190,11 @@ def _path(penalty: Penalty, x, y, folds):
 
 
 _paths = {penalty: functools.partial(_path, penalty) for penalty in PENALTIES}
+
+
+@functools.cache
+def _ranking(most: int) -> Callable:
+    return functools.partial(by_mean_difference, most=most)
 
 
 def _mapped(function: Callable, mesh: Mesh, inputs: Sequence[tuple[np.ndarray, ...]]) -> list[Any]:

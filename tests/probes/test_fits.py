@@ -116,6 +116,8 @@ def test_ranking_by_hand():
     both, few = by_mean_difference(jnp.asarray(x), jnp.asarray(y), folds).tolist()
     assert both == [0, 1, 2, 3] and few[:2] == [0, 1]
     assert by_mean_difference(jnp.asarray(x), jnp.asarray(~y), folds).tolist()[0] == both
+    for most in (3, len(both) + 1):
+        assert by_mean_difference(jnp.asarray(x), jnp.asarray(y), folds, most).tolist() == [both[:most], few[:most]]
 
 
 def examples(seed=0, n=600):
