@@ -95,7 +95,7 @@ def compile_step(lm: Decoder, sae: SAE, hook: Hook, config: Config) -> Callable[
     masks = make_masks(tokens, lm.card.special_ids, lm.card.pad)
 
     def run(lm, sae, tokens, masks, block, mean, zero):
-        at = Hook(block, hook.site)
+        at = hook.at(block)
         return jsaeval.batch_statistics(lm, [sae], tokens, hook=at, masks=masks, mean=mean, zero=zero)
 
     sae = dataclasses.replace(sae, card=SAECard())

@@ -1,9 +1,11 @@
 """Hook names: where in the language model an SAE reads and writes.
 
 Names are TransformerLens's (`blocks.9.hook_resid_post`), because every public SAE carries one. Hugging Face module
-paths (`model.layers.9`, `gpt_neox.layers.3.mlp`) are accepted and translated.
+paths (`model.layers.9`, `gpt_neox.layers.3.mlp`) are accepted and translated. A transcoder reads one site of a block
+and predicts a later one: `blocks.9.hook_resid_mid:hook_mlp_out`.
 """
 
+import dataclasses
 import re
 from dataclasses import dataclass
 
@@ -35,14 +37,23 @@ _HF_SITES = {
 
 @dataclass(frozen=True)
 class Hook:
-    """One site in one block, e.g. `Hook(9, "hook_resid_post")`. Inside `jax.jit` the block may be traced."""
+    """One site in one block, e.g. `Hook(9, "hook_resid_post")`. Inside `jax.jit` the block may be traced.
+
+    `site` is where a reconstruction is compared and spliced in. `reads` is the earlier site of the block from which a
+    transcoder predicts it; None: an SAE, which reads what it reconstructs.
+    """
 
     block: int | Int[Array, ""]
     site: str
+    reads: str | None = None
 
     @property
     def name(self) -> str:
-        return f"blocks.{self.block}.{self.site}"
+        return f"blocks.{self.block}.{self.site if self.reads is None else f'{self.reads}:{self.site}'}"
+
+    def at(self, block: int | Int[Array, ""]) -> "Hook":
+        """The same sites in another block."""
+        return dataclasses.replace(self, block=block)
 
     @property
     def between_blocks(self) -> bool:
@@ -65,16 +76,26 @@ def parse_hook(name: str, n_blocks: int | None = None) -> Hook:
 
     Args:
         name: `blocks.{i}.{site}`, or a module path such as `model.layers.9` (its output) or
-            `model.layers.9.self_attn.o_proj` (its input, `attn.hook_z`).
+            `model.layers.9.self_attn.o_proj` (its input, `attn.hook_z`). Of a transcoder: what it reads, a colon, and
+            the site or the name of what it predicts.
         n_blocks: depth of the LM; when given, the block index must be below it.
 
     Raises:
-        InputError: the name is not a hook, or the block does not exist.
+        InputError: the name is not a hook, the block does not exist, or a transcoder's sites are not in this order.
     """
-    hook = _parse(name)
+    read, _, written = name.partition(":")
+    hook = _parse(read)
+    if written and (target := _parse(written if "." in written else f"blocks.{hook.block}.{written}")) != hook:
+        hook = _transcoder(name, hook, target)
     if n_blocks is not None and hook.block >= n_blocks:
         raise InputError(f"hook {name!r}: the LM has blocks 0..{n_blocks - 1}, there is no block {hook.block}")
     return hook
+
+
+def _transcoder(name: str, read: Hook, written: Hook) -> Hook:
+    if read.block != written.block or SITES.index(read.site) > SITES.index(written.site) or written.between_blocks:
+        raise InputError(f"hook {name!r}: a transcoder reads a site of one block and predicts a later one inside it")
+    return Hook(written.block, written.site, read.site)
 
 
 def _parse(name: str) -> Hook:

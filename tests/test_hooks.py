@@ -25,6 +25,14 @@ def test_module_paths_are_translated(path, name):
     assert parse_hook(path).name == name
 
 
+def test_transcoders_name_what_they_read_and_what_they_predict():
+    hook = parse_hook("blocks.4.hook_resid_mid:hook_mlp_out", n_blocks=5)
+    assert hook == Hook(4, "hook_mlp_out", reads="hook_resid_mid") and hook.at(2).block == 2
+    assert hook.prefix_stop == 4 and not hook.whole_residual and not hook.between_blocks
+    assert parse_hook(hook.name) == hook == parse_hook("blocks.4.hook_resid_mid:blocks.4.hook_mlp_out")
+    assert parse_hook("blocks.4.hook_mlp_out:hook_mlp_out") == Hook(4, "hook_mlp_out")
+
+
 def test_what_runs_before_the_hook():
     assert parse_hook("blocks.4.hook_resid_post").prefix_stop == 5
     assert parse_hook("blocks.4.hook_resid_pre").prefix_stop == 4
@@ -41,6 +49,10 @@ def test_what_runs_before_the_hook():
         ("blocks.3.hook_resid_pst", "did you mean 'hook_resid_post'"),
         ("model.layers.3.self_atn", "did you mean 'model.layers.3.self_attn'"),
         ("resid_post_9", "an example is"),
+        ("blocks.3.hook_mlp_out:hook_resid_mid", "a transcoder reads a site of one block and predicts a later one"),
+        ("blocks.3.hook_resid_mid:blocks.4.hook_mlp_out", "a transcoder reads"),
+        ("blocks.3.hook_resid_mid:hook_resid_post", "a transcoder reads"),
+        ("blocks.3.hook_resid_mid:hook_mlp", "did you mean 'hook_mlp_out'"),
     ],
 )
 def test_bad_names_say_what_would_work(name, words):

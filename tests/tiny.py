@@ -82,20 +82,20 @@ def tiny_lm(dtype=jnp.float32):
     return make_lm(CONFIG, random_tensors(), dtype)
 
 
-def tiny_sae(activation="relu", d_in=16, d_sae=40, hook=HOOK, seed=1, k=5, input_norm="none"):
-    """A random SAE; about a third of its latents fire."""
+def tiny_sae(activation="relu", d_in=16, d_sae=40, hook=HOOK, seed=1, k=5, input_norm="none", d_out=None):
+    """A random SAE; about a third of its latents fire. With `d_out`, a transcoder."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape):
         return jnp.asarray(rng.standard_normal(shape) * 0.3, jnp.float32)
 
-    b_dec = normal(d_in)
+    b_dec = normal(d_out or d_in)
     return SAE(
         W_enc=normal(d_in, d_sae),
         b_enc=normal(d_sae) - 0.3,
-        W_dec=normal(d_sae, d_in),
+        W_dec=normal(d_sae, d_out or d_in),
         b_dec=b_dec,
-        b_pre=b_dec,
+        b_pre=b_dec if d_out is None else normal(d_in),
         threshold=jnp.abs(normal(d_sae)) if activation in ("jumprelu", "batch_topk") else None,
         b_gate=normal(d_sae) - 0.3 if activation == "gated" else None,
         r_mag=normal(d_sae) if activation == "gated" else None,

@@ -20,7 +20,7 @@ from jsaeval.errors import InputError
 from jsaeval.forward.controls import Code, Controls, Replacement, control_names, control_replacements
 from jsaeval.forward.downstream import downstream
 from jsaeval.forward.latents import LatentCounts, all_devices, count_latents, first_latents
-from jsaeval.forward.splice import at_hook, prefix
+from jsaeval.forward.splice import prefix, read_at_hook
 from jsaeval.forward.sums import by_bucket, no_norm_sums, norm_sums, over_row, reconstruction_sums, square
 from jsaeval.hooks import Hook, parse_hook
 from jsaeval.lm.card import card_of
@@ -143,7 +143,7 @@ def batch_statistics(
 
         def compute(per_row: tuple) -> BatchStatistics:
             with jax.default_matmul_precision(precision):
-                return _statistics(lm, hook.site, _Shared(*fixed), _PerRow(*per_row), wanted, keep, on_cpu)
+                return _statistics(lm, hook, _Shared(*fixed), _PerRow(*per_row), wanted, keep, on_cpu)
 
         n_rows, positions = per_row[0].shape
         return in_pieces(compute, per_row, 1 if limit is None else pieces(n_rows, n_streams * positions, limit))
@@ -231,22 +231,18 @@ def default_hook(saes: Sequence[SAE]) -> Hook:
 
 
 def _statistics(
-    lm: HostLM, site: str, shared: _Shared, per_row: _PerRow, groups: frozenset[str], keep: bool, on_cpu: bool
+    lm: HostLM, hook: Hook, shared: _Shared, per_row: _PerRow, groups: frozenset[str], keep: bool, on_cpu: bool
 ) -> BatchStatistics:
-    saes, controls, hook = shared.saes, shared.controls, Hook(shared.block, site)
+    saes, controls, hook = shared.saes, shared.controls, hook.at(shared.block)
     tokens, masks, known, row_ids = per_row
     with jax.named_scope(PREFIX):
         residual = prefix(lm, hook, tokens) if known.residual is None else known.residual
-        x = at_hook(lm, hook, residual)
+        read, x = read_at_hook(lm, hook, residual)
     for sae in saes:
-        if (sae.d_in, sae.d_out) != (x.shape[-1], x.shape[-1]):
-            raise InputError(
-                f"{sae.card.name}: reads {sae.d_in} and writes {sae.d_out} dimensions, "
-                f"but {hook.site} of this LM has {x.shape[-1]}"
-            )
+        check_widths(sae, hook, read.shape[-1], x.shape[-1])
 
     with jax.named_scope(SAES):
-        codes = [Code(sae, sae.encode(x)) for sae in saes]
+        codes = [Code(sae, sae.encode(read)) for sae in saes]
     counts = tuple(count_latents(code.z, masks.metric) for code in codes) if "latents" in groups else ()
     rows, vectors = {"n": by_bucket(jnp.ones(tokens.shape, jnp.int32), masks.metric)}, {}
     if "reconstruction" in groups:
@@ -254,9 +250,9 @@ def _statistics(
         rows |= sums
     needed = groups & {"reconstruction", "loss", "curve"} or controls is not None
     with jax.named_scope(SAES):
-        replacements = [Replacement(code.sae.decode(code.z, x) if needed else x, code) for code in codes]
+        replacements = [Replacement(code.sae.decode(code.z, read) if needed else x, code) for code in codes]
     if controls is not None:
-        replacements += control_replacements(controls, x, replacements, row_ids)
+        replacements += control_replacements(controls, read, x, replacements, row_ids)
 
     columns, dtype = [{} for _ in replacements], wide_dtype(x.dtype)
     for column, (reconstruction, code) in zip(columns, replacements, strict=True):
@@ -271,6 +267,20 @@ def _statistics(
     after = downstream(lm, hook, tokens, masks, residual, x, substitutes, shared.zero, known.final, groups, on_cpu)
     again = Known(residual, after.final) if keep else Known()
     return BatchStatistics(rows | after.rows, per_sae | after.streams, vectors | after.vectors, counts, again)
+
+
+def check_widths(sae: SAE, hook: Hook, read: int, written: int) -> None:
+    """Whether an SAE fits a hook with these widths.
+
+    Raises:
+        InputError: it reads or writes another number of dimensions.
+    """
+    if (sae.d_in, sae.d_out) != (read, written):
+        there = f"{written}" if hook.reads is None else f"{written}, and {hook.reads} has {read}"
+        raise InputError(
+            f"{sae.card.name}: reads {sae.d_in} and writes {sae.d_out} dimensions, but {hook.site} of this LM has "
+            f"{there}; is it an SAE of another LM or hook?"
+        )
 
 
 def _input_sums(x, mean, mask):

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jsaeval.corpus.masks import Masks
-from jsaeval.forward.splice import at_hook, prefix, splice, suffix
+from jsaeval.forward.splice import at_hook, prefix, read_at_hook, splice, suffix
 from jsaeval.forward.sums import over_row, square
 from jsaeval.hooks import Hook
 from jsaeval.lm.protocol import HostLM
@@ -25,33 +25,35 @@ def hook_sums(
     mask: Bool[Array, "row position"],
     residual: Float[Array, "row position d_model"] | None = None,
 ) -> tuple[Float[Array, "row position d_model"], Float[Array, "row width"], Float[Array, " row"]]:
-    """The prefix of a batch (`residual`, where it is known), and per row Σ x and Σ ‖x‖ over the counted tokens."""
+    """The prefix of a batch (`residual`, where it is known), and per row Σ x and Σ ‖what SAEs read‖ over the counted
+    tokens."""
     residual = prefix(lm, hook, tokens) if residual is None else residual
-    x = wide(at_hook(lm, hook, residual))
+    read, x = map(wide, read_at_hook(lm, hook, residual))
     kept = jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
-    return residual, jnp.sum(kept, axis=1), over_row(jnp.sqrt(square(x)), mask)
+    return residual, jnp.sum(kept, axis=1), over_row(jnp.sqrt(square(read)), mask)
 
 
 def code_moments(
     saes: tuple[SAE, ...],
     mean: Float[Array, " width"],
+    read: Float[Array, "row position read"],
     x: Float[Array, "row position width"],
     mask: Bool[Array, "row position"],
     mesh: Mesh,
 ) -> tuple[Int[Array, " sae"], Float[Array, "width width"]]:
     """Over the counted tokens of all rows: active latents of each SAE, and Σ (x − mean)(x − mean)ᵀ."""
 
-    def local(shared, x, mask):
+    def local(shared, read, x, mask):
         saes, mean = shared
-        counts = [jnp.sum(over_row(summed(jnp.count_nonzero(sae.encode(x), axis=-1)), mask)) for sae in saes]
+        counts = [jnp.sum(over_row(summed(jnp.count_nonzero(sae.encode(read), axis=-1)), mask)) for sae in saes]
         deviation = wide(x) - jnp.broadcast_to(mean, x.shape)
         deviation = jnp.where(mask[..., None], deviation, jnp.zeros((), deviation.dtype))
         products = jnp.einsum("btd,bte->de", deviation, deviation)
         return lax.psum((jnp.stack(counts), products), DATA)
 
     shared = padded((saes, mean), mesh)
-    run = jax.shard_map(local, mesh=mesh, in_specs=(specs(shared), P(DATA), P(DATA)), out_specs=P())
-    return run(shared, x, mask)
+    run = jax.shard_map(local, mesh=mesh, in_specs=(specs(shared), P(DATA), P(DATA), P(DATA)), out_specs=P())
+    return run(shared, read, x, mask)
 
 
 def zero_is_constant(hook: Hook, tokens: Integer[np.ndarray, "row position"], masks: Masks) -> bool:

@@ -7,6 +7,8 @@ Of each SAE: `random_error` is x plus an error of the SAE's size in a random dir
 worse than noise? `random_sae` is a random dictionary with as many active latents: what does sparsity alone give?
 `permuted_decoder` sends the SAE's latents through its decoder rows in random order: does it matter which latent fires?
 `pca` keeps as many principal components as latents fire: what does a dense code of that size give?
+
+Those of a transcoder, which reads another activation than x, are the same: its random SAE and its PCA read x itself.
 """
 
 from typing import NamedTuple
@@ -58,6 +60,7 @@ def control_names(n_saes: int) -> list[tuple[str, int]]:
 
 def control_replacements(
     controls: Controls,
+    read: Float[Array, "row position read"],
     x: Float[Array, "row position width"],
     saes: list[Replacement],
     row_ids: Int[Array, " row"],
@@ -66,7 +69,8 @@ def control_replacements(
 
     Args:
         controls: what calibration fixed.
-        x: the activation at the hook.
+        read: what the SAEs read; x itself but for transcoders.
+        x: the activation at the hook, which they reconstruct.
         saes: the replacements by the SAEs themselves.
         row_ids: the number of each row in the run; random draws are keyed by it, never by batch.
     """
@@ -84,7 +88,7 @@ def control_replacements(
         out += [
             Replacement((wide(x) + error).astype(x.dtype)),
             Replacement(random.decode(random_z), Code(random, random_z)),
-            Replacement(controls.shuffled[i].decode(z, x)),
+            Replacement(controls.shuffled[i].decode(z, read)),
             Replacement(mean + (x - mean) @ components.T @ components),
         ]
     return out

@@ -7,8 +7,9 @@
                                        └─ (zero, controls) ────────┘
 
 1. `prefix` runs the blocks before the hook, once for everybody.
-2. `at_hook` is x, the activation that SAEs read. Between two blocks it *is* the residual stream; inside a block
-   (attention output, MLP output, ...) the block is entered to read it.
+2. `at_hook` is x, the activation that SAEs reconstruct. Between two blocks it *is* the residual stream; inside a block
+   (attention output, MLP output, ...) the block is entered to read it. `read_at_hook` adds what they read, which is
+   x itself but for transcoders.
 3. `splice` puts a reconstruction in place of x at the tokens of the splice mask and leaves the others alone.
 4. `suffix` stacks the streams as extra rows and runs them to the end. A tap watches every block: what is wanted of a
    block is reduced there and then, so nothing of size blocks × tokens × d_model exists.
@@ -35,20 +36,31 @@ def at_hook(
     lm: HostLM, hook: Hook, residual: Float[Array, "row position d_model"]
 ) -> Float[Array, "row position width"]:
     """The activation x at the hook, from what `prefix` returned."""
-    if hook.between_blocks:
-        return residual
+    return residual if hook.between_blocks else _inside(lm, hook, residual, (hook.site,))[hook.site]
 
-    def enter(state, tap):
-        with jax.named_scope(ONE_BLOCK):
-            return lm.run(residual, hook.block, hook.block + 1, tap, state)[1]
+
+def read_at_hook(
+    lm: HostLM, hook: Hook, residual: Float[Array, "row position d_model"]
+) -> tuple[Float[Array, "row position read"], Float[Array, "row position width"]]:
+    """What SAEs at the hook read, and x, which they reconstruct; from what `prefix` returned."""
+    if hook.reads is None:
+        x = at_hook(lm, hook, residual)
+        return x, x
+    found = _inside(lm, hook, residual, (hook.reads, hook.site))
+    return found[hook.reads], found[hook.site]
+
+
+def _inside(lm: HostLM, hook: Hook, residual: Array, sites: tuple[str, ...]) -> dict[str, Array]:
+    """Activations inside the block of the hook."""
 
     def record(site, block, activation, state):
-        return activation, activation if site == hook.site else state
+        return activation, state | {site: activation} if site in state else state
 
-    record.sites = (hook.site,)
+    record.sites = sites
     # The loop over blocks carries the state, so its shape has to be known before: ask the same code for it.
-    width = hook_width(lm, hook.site)
-    return enter(like(residual, (*residual.shape[:2], width)), record)
+    state = {site: like(residual, (*residual.shape[:2], hook_width(lm, site))) for site in sites}
+    with jax.named_scope(ONE_BLOCK):
+        return lm.run(residual, hook.block, hook.block + 1, record, state)[1]
 
 
 def splice(

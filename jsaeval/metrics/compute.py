@@ -30,7 +30,7 @@ class Value:
 class Facts:
     """What the sums do not say: width of the hook, and the first block after it."""
 
-    d_in: int
+    width: int
     first_block: int
 
 
@@ -61,12 +61,12 @@ def estimates(columns: Columns, facts: Facts, seed: int = 0) -> dict[str, Estima
         seed: of the bootstrap. The same rows are drawn for everything of the same number of rows.
     """
     per_row = {name: c.sum(axis=-1) if name in _BUCKETED else c for name, c in columns.items()}
-    total = Totals({name: column.sum(axis=0) for name, column in per_row.items()}, facts.d_in, facts.first_block)
+    total = Totals({name: column.sum(axis=0) for name, column in per_row.items()}, facts.width, facts.first_block)
     resampled, n_rows = None, len(columns["n"])
     if n_rows > 1:
         counts = row_counts(n_rows, seed)
         sums = {name: np.tensordot(counts, column, axes=1) for name, column in per_row.items()}
-        resampled = Totals(sums, facts.d_in, facts.first_block)
+        resampled = Totals(sums, facts.width, facts.first_block)
     out = {}
     with np.errstate(divide="ignore", invalid="ignore"):
         for metric in REGISTRY.values():
@@ -115,7 +115,7 @@ def position_values(table: Table, sae: int, facts: Facts) -> dict[str, dict[str,
             for metric in REGISTRY.values():
                 if metric.by_position and sums["n"]:
                     with contextlib.suppress(KeyError):  # its group was not asked for
-                        value = float(metric.value(Totals(sums, facts.d_in, facts.first_block)))
+                        value = float(metric.value(Totals(sums, facts.width, facts.first_block)))
                         out.setdefault(metric.id, {})[bucket] = value
     return out
 

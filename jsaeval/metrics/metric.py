@@ -17,7 +17,7 @@ class Totals:
     """
 
     sums: Mapping[str, Any]
-    d_in: int
+    width: int
     first_block: int
 
     def __getitem__(self, name: str) -> Any:

@@ -13,7 +13,7 @@ from jsaeval.corpus.masks import Masks
 from jsaeval.forward.batch import default_hook, default_masks
 from jsaeval.forward.downstream import curve_tap
 from jsaeval.forward.head import head
-from jsaeval.forward.splice import at_hook, prefix, splice, suffix
+from jsaeval.forward.splice import prefix, read_at_hook, splice, suffix
 from jsaeval.forward.sums import over_row, square
 from jsaeval.hooks import Hook
 from jsaeval.lm.protocol import HostLM
@@ -47,8 +47,8 @@ def mse(
         InputError: no hook is known.
     """
     with jax.default_matmul_precision(precision):
-        _, _, masks, x = _enter(lm, sae, tokens, hook, masks)
-        return _mean(_squared_error(sae, x), masks.metric)
+        _, _, masks, read, x = _enter(lm, sae, tokens, hook, masks)
+        return _mean(_squared_error(sae, read, x), masks.metric)
 
 
 def l1(
@@ -62,8 +62,8 @@ def l1(
 ) -> Scalar:
     """mean_t Σ_i |z_ti| (METRICS.md, `l1`). Arguments as for `mse`."""
     with jax.default_matmul_precision(precision):
-        _, _, masks, x = _enter(lm, sae, tokens, hook, masks)
-        return _mean(jnp.sum(jnp.abs(wide(sae.encode(x))), axis=-1), masks.metric)
+        _, _, masks, read, _ = _enter(lm, sae, tokens, hook, masks)
+        return _mean(jnp.sum(jnp.abs(wide(sae.encode(read))), axis=-1), masks.metric)
 
 
 def downstream_reconstruction(
@@ -77,8 +77,8 @@ def downstream_reconstruction(
 ) -> Scalar:
     """Mean over blocks k after the hook of mean_t ‖a_t^k − â_t^k‖² (METRICS.md). Arguments as for `mse`."""
     with jax.default_matmul_precision(precision):
-        hook, residual, masks, x = _enter(lm, sae, tokens, hook, masks)
-        streams = _streams(sae, x, masks)
+        hook, residual, masks, read, x = _enter(lm, sae, tokens, hook, masks)
+        streams = _streams(sae, read, x, masks)
         observe, state = curve_tap(lm, 1, streams, masks.metric)
         _, curve = suffix(lm, hook, residual, streams, observe, state)
         n_after = lm.n_blocks - hook.prefix_stop
@@ -96,8 +96,8 @@ def downstream_loss(
 ) -> Scalar:
     """mean_t KL(p_t ‖ q_t) in nats, clean first (METRICS.md, `downstream_loss`). Arguments as for `mse`."""
     with jax.default_matmul_precision(precision):
-        hook, residual, masks, x = _enter(lm, sae, tokens, hook, masks)
-        final, _ = suffix(lm, hook, residual, _streams(sae, x, masks))
+        hook, residual, masks, read, x = _enter(lm, sae, tokens, hook, masks)
+        final, _ = suffix(lm, hook, residual, _streams(sae, read, x, masks))
         none = jnp.zeros((0, *final.shape[2:]), final.dtype)
         _, spliced, _ = head(lm.unembedding, final, none, tokens, lm.vocab)
         return _mean(spliced.kl[0], masks.metric)
@@ -105,22 +105,24 @@ def downstream_loss(
 
 def mse_of_activations(sae: SAE, x: Float[Array, "token d_in"]) -> Scalar:
     """`mse` of activations that are at hand already: mean over tokens of ‖x − x̂‖²."""
-    return jnp.mean(_squared_error(sae, x))
+    return jnp.mean(_squared_error(sae, x, x))
 
 
 def _enter(lm, sae, tokens, hook, masks):
     hook = default_hook([sae]) if hook is None else hook
     masks = default_masks(lm, tokens) if masks is None else masks
     residual = prefix(lm, hook, tokens)
-    return hook, residual, masks, at_hook(lm, hook, residual)
+    return hook, residual, masks, *read_at_hook(lm, hook, residual)
 
 
-def _streams(sae: SAE, x, masks: Masks):
-    return jnp.stack([x, splice(x, sae.decode(sae.encode(x), x).astype(x.dtype), masks.splice)])
+def _streams(sae: SAE, read, x, masks: Masks):
+    return jnp.stack([x, splice(x, sae.decode(sae.encode(read), read).astype(x.dtype), masks.splice)])
 
 
-def _squared_error(sae: SAE, x: Float[Array, "*batch d_in"]) -> Float[Array, "*batch"]:
-    return square(wide(x) - wide(sae.decode(sae.encode(x), x)))
+def _squared_error(
+    sae: SAE, read: Float[Array, "*batch d_in"], x: Float[Array, "*batch d_out"]
+) -> Float[Array, "*batch"]:
+    return square(wide(x) - wide(sae.decode(sae.encode(read), read)))
 
 
 def _mean(values: Float[Array, "row position"], mask: Bool[Array, "row position"]) -> Scalar:

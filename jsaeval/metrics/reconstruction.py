@@ -22,7 +22,7 @@ def _metric(id: str, unit: str, direction, formula: str, source: str, value, **r
 def _saebench_variance(t: Totals):
     """E‖x‖² − (E‖x‖²/d)²: a square of the mean of squares where the squared norm of the mean belongs."""
     mean_square = t["x_sq"] / t["n"]
-    return mean_square - (mean_square / t.d_in) ** 2
+    return mean_square - (mean_square / t.width) ** 2
 
 
 METRICS = (
@@ -41,7 +41,7 @@ METRICS = (
         "lower",
         "mse / d",
         "Braun et al. 2024 (arXiv 2405.12241), code",
-        lambda t: t["sse"] / t["n"] / t.d_in,
+        lambda t: t["sse"] / t["n"] / t.width,
     ),
     _metric(
         "explained_variance",

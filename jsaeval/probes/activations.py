@@ -168,7 +168,7 @@ def text_activations(
 
     def run(shared, tokens: Int[Array, "row position"], last: Int[Array, " row"]):
         arrays, block = shared
-        own, whole = Hook(block, hook.site), model.whole(arrays)
+        own, whole = hook.at(block), model.whole(arrays)
         with jax.default_matmul_precision(precision):
             x = wide(at_hook(whole, own, prefix(whole, own, tokens)))
         return x if kept == "tokens" else jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jsaeval.errors import InputError
 from jsaeval.forward.calibrate import code_moments, hook_sums, zero_final, zero_is_constant
 from jsaeval.forward.controls import Controls, random_sae
-from jsaeval.forward.splice import at_hook
+from jsaeval.forward.splice import read_at_hook
 from jsaeval.hooks import Hook
 from jsaeval.mesh import map_rows, on_host, place, replicate
 from jsaeval.run.batches import Batch, Batches, Clock, Programs
@@ -80,7 +80,7 @@ def calibrate(
     def sums(shared, tokens: Int[Array, "row position"], mask: Bool[Array, "row position"], residual: Array | None):
         arrays, block = shared
         with jax.default_matmul_precision(precision):
-            return hook_sums(model.whole(arrays), Hook(block, hook.site), tokens, mask, residual)
+            return hook_sums(model.whole(arrays), hook.at(block), tokens, mask, residual)
 
     step = Programs(jax.jit(map_rows(sums, batches.mesh)), clock)
     shared = model.arrays, replicate(jnp.int32(hook.block), batches.mesh)
@@ -122,20 +122,21 @@ def fit_controls(
     def enter(shared, tokens: Int[Array, "row position"], residual: Array | None):
         arrays, block = shared
         with jax.default_matmul_precision(precision):
-            lm, at = model.whole(arrays), Hook(block, hook.site)
-            return at_hook(lm, at, hook_sums(lm, at, tokens, jnp.ones_like(tokens, bool), residual)[0])
+            lm, at = model.whole(arrays), hook.at(block)
+            residual = hook_sums(lm, at, tokens, jnp.ones_like(tokens, bool), residual)[0]
+            return read_at_hook(lm, at, residual)
 
-    def moments(saes, mean, x: Float[Array, "row position width"], mask: Bool[Array, "row position"]):
+    def moments(saes, mean, read, x, mask: Bool[Array, "row position"]):
         with jax.default_matmul_precision(precision):
-            return code_moments(saes, mean, x, mask, batches.mesh)
+            return code_moments(saes, mean, read, x, mask, batches.mesh)
 
     step = Programs(jax.jit(map_rows(enter, batches.mesh)), clock)
     measure = Programs(jax.jit(moments), clock)
     l0, covariance, sample, wanted = np.zeros(len(saes)), 0.0, [], SAMPLE_TOKENS
     for batch in batches:
         residual = None if calibration.residuals is None else calibration.residuals[batch.start]
-        x = step(batch.control, (model.arrays, block), batch.tokens, residual)
-        counts, products = measure(batch.control, saes, mean, x, batch.masks.metric)
+        read, x = step(batch.control, (model.arrays, block), batch.tokens, residual)
+        counts, products = measure(batch.control, saes, mean, read, x, batch.masks.metric)
         l0, covariance = l0 + exact(counts), covariance + exact(products)
         if wanted > 0:
             sample.append(on_host(x).astype(np.float32)[on_host(batch.masks.metric)][:wanted])
@@ -169,7 +170,7 @@ def constant_zero(model: Model, hook: Hook, batches: Batches, precision: str, cl
     def ablate(shared, tokens: Int[Array, "row position"], mask: Bool[Array, "row position"]):
         arrays, block = shared
         with jax.default_matmul_precision(precision):
-            return zero_final(model.whole(arrays), Hook(block, hook.site), tokens, mask)
+            return zero_final(model.whole(arrays), hook.at(block), tokens, mask)
 
     block, *inputs = replicate((jnp.int32(hook.block), row, batches.masks.splice[longest : longest + 1]), batches.mesh)
     arguments = ((model.arrays, block), *inputs)

@@ -150,7 +150,9 @@ def _pair(a: Side, b: Side, seed: int) -> Pair:
     found = []
     for side in (a, b):
         hook = parse_hook(side.sae["hook"])
-        found.append(estimates(side.columns, Facts(side.sae["d_in"], int(hook.prefix_stop)), seed))
+        found.append(
+            estimates(side.columns, Facts(side.sae.get("d_out", side.sae["d_in"]), int(hook.prefix_stop)), seed)
+        )
     ids = [id for id in REGISTRY if id in found[0] and id in found[1] and id != "ce_clean"]
     if a.sae["hook"] != b.sae["hook"]:
         ids = [id for id in ids if id in _ACROSS_HOOKS]

@@ -196,7 +196,7 @@ def _main_pass(
             model.whole(arrays),
             saes,
             tokens,
-            hook=Hook(block, hook.site),
+            hook=hook.at(block),
             masks=masks,
             mean=mean,
             zero=zero,

@@ -16,7 +16,7 @@ from jsaeval import processes
 from jsaeval.corpus.masks import MaskName, Masks, make_masks
 from jsaeval.corpus.rows import Rows, check_tokens, text_rows, token_rows
 from jsaeval.errors import InputError
-from jsaeval.forward.batch import BatchStatistics, default_hook
+from jsaeval.forward.batch import BatchStatistics, check_widths, default_hook
 from jsaeval.forward.splice import hook_width
 from jsaeval.hooks import Hook, parse_hook
 from jsaeval.lm.card import card_of
@@ -158,7 +158,7 @@ def evaluate(
         group = [i for i, h in enumerate(hooks) if h == at]
         chosen = [saes[i] for i in group]
         passes.append(measure(lm, chosen, at, data.tokens, masks, mesh, setting, progress, cache, checkpoints))
-        facts = Facts(saes[group[0]].d_in, int(at.prefix_stop))
+        facts = Facts(saes[group[0]].d_out, int(at.prefix_stop))
         for index, i in enumerate(group):
             why = _unsound(passes[-1].table, index, at)
             place = index, len(group)
@@ -213,14 +213,10 @@ def hook_of(sae: SAE, override: str | None, lm: HostLM) -> Hook:
         raise InputError(f"{name}: does not say which hook it reads; give --hook, e.g. blocks.9.hook_resid_post")
     hook = parse_hook(text, lm.n_blocks)
     try:
-        width = hook_width(lm, hook.site)
+        read, written = (hook_width(lm, site) for site in (hook.reads or hook.site, hook.site))
     except ValueError as error:
         raise InputError(f"{name}: hook {text!r}: {error}") from None
-    if (sae.d_in, sae.d_out) != (width, width):
-        raise InputError(
-            f"{name}: reads {sae.d_in} and writes {sae.d_out} dimensions, but {hook.name} of this LM has {width}; "
-            "is it an SAE of another LM or hook?"
-        )
+    check_widths(sae, hook, read, written)
     return hook
 
 
@@ -300,5 +296,5 @@ def summarise(
     values = []
     for i, sae in enumerate(saes):
         latents = latent_table(sae, table.latents[i], table.n_tokens) if table.latents else None
-        values.append(scalar_values(table, i, Facts(sae.d_in, int(hook.prefix_stop)), seed, latents))
+        values.append(scalar_values(table, i, Facts(sae.d_out, int(hook.prefix_stop)), seed, latents))
     return values

@@ -27,9 +27,9 @@ def about_lm(lm: HostLM) -> dict[str, Any]:
 def about_sae(sae: SAE, hook: Hook) -> dict[str, Any]:
     """Name, hook, sizes, and where it came from."""
     card = sae.card
-    about = {"name": card.name, "hook": hook.name, "architecture": sae.architecture, "d_in": sae.d_in}
     source = {"format": card.format, "path": card.source, "sha256": card.sha256}
-    return about | {"d_sae": sae.d_sae, "source": source}
+    about = {"name": card.name, "hook": hook.name, "architecture": sae.architecture}
+    return about | {"d_in": sae.d_in, "d_sae": sae.d_sae, "d_out": sae.d_out, "source": source}
 
 
 def surroundings(lm: HostLM, mesh: Mesh, precision: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def spliced_logits(config, tensors, tokens, hook, replacement, mask):
     """Activations and logits when the hook's activation is replaced where the mask is set."""
 
     def splice(name, x):
-        return np.where(mask[:, None], replacement, x) if name == hook.name else x
+        return np.where(mask[:, None], replacement, x) if name == f"blocks.{hook.block}.{hook.site}" else x
 
     return lm_oracle.run(config, tensors, tokens, splice=splice)
 
@@ -28,12 +28,12 @@ def spliced_logits(config, tensors, tokens, hook, replacement, mask):
 def line(config, tensors, sae, tokens, hook, masks, mean, replace=sae_oracle):
     """(columns of the row, columns of the row and SAE) of one row; masks are those of the row.
 
-    `replace`: from the SAE and x to z and x̂.
+    `replace`: from the SAE and what it reads to z and x̂.
     """
     valid, metric, splice = masks
     seen, logits = lm_oracle.run(config, tensors, tokens)
-    x = seen[hook.name]
-    z, xhat = replace(sae, x)
+    read, x = (seen[f"blocks.{hook.block}.{site}"] for site in (hook.reads or hook.site, hook.site))
+    z, xhat = replace(sae, read)
     later, q_logits = spliced_logits(config, tensors, tokens, hook, xhat, splice)
     _, zero_logits = spliced_logits(config, tensors, tokens, hook, np.zeros_like(x), splice)
     p, q, zero = log_softmax(logits), log_softmax(q_logits), log_softmax(zero_logits)

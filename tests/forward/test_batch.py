@@ -40,14 +40,19 @@ def as_jax(masks):
     return Masks(*(jnp.asarray(m) for m in masks))
 
 
-@pytest.mark.parametrize("site", SITES)
-def test_every_column_against_the_oracle(site):
-    tokens, hook, tensors = rows_with_everything(), Hook(1, site), random_tensors()
+# What transcoders read and predict; one reads another width than it writes.
+PAIRS = (Hook(1, "hook_mlp_out", "hook_resid_mid"), Hook(1, "hook_mlp_out", "attn.hook_z"))
+
+
+@pytest.mark.parametrize("hook", [*(Hook(1, site) for site in SITES), *PAIRS], ids=lambda hook: hook.name)
+def test_every_column_against_the_oracle(hook):
+    tokens, tensors = rows_with_everything(), random_tensors()
     choices = [make_masks(tokens, SPECIAL, PAD, *n) for n in (("no-special",), ("all",), ("no-special", "all"))]
     with jax.enable_x64(True):
         lm = make_lm(CONFIG, tensors, jnp.float64)
-        width = hook_width(lm, site)
-        saes = [to(jnp.float64, tiny_sae(kind, d_in=width)) for kind in ("relu", "topk", "jumprelu")]
+        read, width = hook_width(lm, hook.reads or hook.site), hook_width(lm, hook.site)
+        sizes = {"d_in": read, "d_out": None if hook.reads is None else width}
+        saes = [to(jnp.float64, tiny_sae(kind, **sizes)) for kind in ("relu", "topk", "jumprelu")]
         mean = jnp.linspace(-1, 1, width, dtype=jnp.float64)
         run = jax.jit(
             lambda lm, saes, tokens, masks, mean: batch_statistics(lm, saes, tokens, hook=hook, masks=masks, mean=mean)

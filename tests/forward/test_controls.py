@@ -126,7 +126,7 @@ def test_replacements_come_in_the_order_of_their_names(lm, tokens):
     saes = [tiny_sae(kind) for kind in KINDS]
     x = at_hook(lm, parse_hook(HOOK), prefix(lm, parse_hook(HOOK), tokens))
     own = [Replacement(s.decode(s.encode(x), x), Code(s, s.encode(x))) for s in saes]
-    out = control_replacements(controls, x, own, jnp.arange(6))
+    out = control_replacements(controls, x, x, own, jnp.arange(6))
     names = control_names(2)
     assert len(out) == len(names) and names[:2] == [("mean", -1), ("identity", -1)] and names[-1] == ("pca", 1)
     for (name, owner), replacement in zip(names, out, strict=True):

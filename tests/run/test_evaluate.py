@@ -1,5 +1,7 @@
 """`evaluate` on tokens, on text, with several hooks and kinds of LM."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -46,6 +48,27 @@ def test_an_sae_alone_gives_the_same_numbers(results, lm, ids):
     (alone,) = evaluate(lm, [tiny_sae("jumprelu")], tokens=ids, mesh=jsaeval.make_mesh(1), setting=setting).saes
     for name, value in results.saes[2].metrics.items():
         np.testing.assert_allclose(alone[name], value.value, rtol=2e-5, err_msg=name)
+
+
+def test_a_transcoder_is_compared_and_spliced_where_it_writes(lm, ids):
+    """One that always writes b_dec is mean ablation of the MLP, whatever it reads; another's numbers do not depend on
+    batches and devices."""
+    hook = "blocks.1.attn.hook_z:hook_mlp_out"
+    transcoder = tiny_sae("relu", d_in=24, d_out=16)
+    (own,) = evaluate(lm, [transcoder], tokens=ids, hook=hook, setting=Setting(control_rows=2)).saes
+    assert own.hook.name == hook and own.controls is not None and own["mse_element"] == own["mse"] / 16
+    (again,) = evaluate(
+        lm, [transcoder], tokens=ids, hook=hook, mesh=jsaeval.make_mesh(1), setting=Setting(2, control_rows=2)
+    ).saes
+    for name, value in again.metrics.items():
+        np.testing.assert_allclose(own[name], value.value, rtol=1e-4, err_msg=name)
+    still = dataclasses.replace(transcoder, W_dec=jnp.zeros((40, 16)), b_dec=jnp.full(16, 0.25))
+    same = tiny_sae("relu", hook="blocks.1.hook_mlp_out")
+    same = dataclasses.replace(same, W_dec=jnp.zeros((40, 16)), b_dec=still.b_dec, b_pre=None)
+    (one,) = evaluate(lm, [still], tokens=ids, hook=hook).saes
+    (other,) = evaluate(lm, [same], tokens=ids).saes
+    for name in ("mse", "downstream_loss", "ce_recovered_zero", "fvu"):
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-5, err_msg=name)
 
 
 def test_mask_names_and_provenance(results, ids):
