@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jsaeval.errors import InputError, nearest
 from jsaeval.lm.decoder import Decoder
 from jsaeval.lm.load import NAMES, load_lm
-from jsaeval.sae.load import SHIPPED, load_sae
+from jsaeval.sae.load import SHIPPED, load_sae, reader_of
 from jsaeval.sae.module import SAE
 
 
@@ -25,9 +25,13 @@ def describe(name: str) -> str:
     path = Path(name)
     if not path.exists():
         raise InputError(f"{name!r}: no such file, folder or name{nearest(name, NAMES)}")
-    if path.suffix == ".gguf" or (path / "config.json").is_file():
+    if path.suffix == ".gguf" or ((path / "config.json").is_file() and not _holds_sae(path)):
         return describe_lm(load_lm(name))
     return describe_sae(load_sae(name))
+
+
+def _holds_sae(folder: Path) -> bool:
+    return any(reader_of(path) for path in (folder, *folder.iterdir()))
 
 
 def describe_lm(lm: Decoder) -> str:
@@ -64,11 +68,13 @@ def describe_sae(sae: SAE) -> str:
         "architecture": sae.architecture,
         "width": f"{sae.d_in} → {sae.d_sae} latents → {sae.d_out}",
         "hook": card.hook or "not stored",
+        **({} if card.hook_out is None else {"predicts": card.hook_out}),
+        **({} if sae.W_skip is None else {"affine skip": "yes"}),
         "LM": card.lm or "not stored",
         "input bias": pre,
         "input normalisation": sae.input_norm,
         "decoder norms": f"{float(norms.min()):.4g} to {float(norms.max()):.4g}",
-        "format": card.format,
+        "format": f"{card.format} ({card.why})" if card.why else card.format,
         "source": card.source,
         "SHA-256": card.sha256,
     }

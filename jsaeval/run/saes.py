@@ -9,7 +9,7 @@ from pathlib import Path
 from jsaeval.errors import InputError
 from jsaeval.lm.protocol import HostLM
 from jsaeval.run.evaluate import Failed, hook_of
-from jsaeval.sae.load import FORMATS, SHIPPED, load_sae, shipped_path
+from jsaeval.sae.load import SHIPPED, load_sae, reader_of, shipped_path
 from jsaeval.sae.module import SAE
 
 
@@ -105,7 +105,7 @@ def _in_numbers(name: str) -> list[tuple[str, int]]:
 def _saes_at(path: Path) -> list[Path]:
     """The SAEs that a file or folder is, is a part of, or holds."""
     if path.is_file():
-        if path.parent.joinpath("cfg.json").is_file() and path.suffix in (".json", ".safetensors"):
+        if path.suffix in (".json", ".safetensors") and reader_of(path.parent):
             return [path.parent]
         return [path] if _is_sae(path) else []
     if _is_sae(path):
@@ -115,9 +115,10 @@ def _saes_at(path: Path) -> list[Path]:
 
 def _is_sae(path: Path) -> bool:
     """Whether it looks like one, whole or damaged."""
-    if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
-        return False  # the weights of an LM
-    return path.suffix == ".safetensors" or any(module.recognise(path) for module in FORMATS.values())
+    if reader_of(path):
+        return True
+    # Beside config.json are the weights of an LM.
+    return path.suffix == ".safetensors" and not (path.parent / "config.json").is_file()
 
 
 def _place(name: str) -> str:

@@ -1,7 +1,10 @@
 """`load_sae`, `save_sae`: a name, a file or a folder ↔ an `SAE`. The content decides the format, not the name."""
 
+import dataclasses
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import jax.numpy as jnp
@@ -9,6 +12,7 @@ from jaxtyping import DTypeLike
 
 from jsaeval.errors import InputError, nearest
 from jsaeval.sae.formats import native, saelens
+from jsaeval.sae.formats.contents import kind_of, look
 from jsaeval.sae.module import SAE
 
 
@@ -19,14 +23,16 @@ SHIPPED = {
     "smollm2-135m": "smollm2-135m.blocks.9.hook_resid_post.topk-48.safetensors",
     "tiny": "tiny.blocks.1.hook_resid_post.topk-16.safetensors",
 }
+_TENSOR_FILES = (".safetensors", ".npz", ".pt", ".pth")
+_LISTED = 8  # names in an error
 
 
 def load_sae(name: str | Path) -> SAE:
     """Load a sparse autoencoder.
 
     Args:
-        name: a named LM (the SAE that ships with it), a file of the package's own format, a SAELens folder, or a folder
-            with exactly one of these in it.
+        name: a named LM (the SAE that ships with it), a file or folder in one of `FORMATS`, or a folder with exactly
+            one of these in it.
 
     Returns:
         The SAE with float32 weights on the default device; `.card` says where it came from and where it hooks.
@@ -40,16 +46,34 @@ def load_sae(name: str | Path) -> SAE:
     if not path.exists():
         raise InputError(f"SAE {str(name)!r}: no such file, folder or name{nearest(str(name), SHIPPED)}")
     candidates = [path] if path.is_file() else [path, *sorted(path.iterdir())]
-    found = [(module, c) for c in candidates for module in FORMATS.values() if module.recognise(c)]
-    if not found and path.suffix == ".safetensors":
-        native.read(path)  # says what is wrong with it
+    found = {candidate: reader for candidate in candidates if (reader := reader_of(candidate))}
     if not found:
-        raise InputError(f"SAE {str(name)!r}: not recognised as any of: {', '.join(FORMATS)}")
-    if len(found) > 1 and found[0][1] != path:
-        names = ", ".join(c.name for _, c in found)
-        raise InputError(f"SAE {str(name)!r}: holds {len(found)} SAEs ({names}); name one of them")
-    module, path = found[0]
-    return module.read(path)
+        raise InputError(_foreign(path))
+    if len(found) > 1 and path not in found:
+        raise InputError(
+            f"SAE {str(name)!r}: holds {len(found)} SAEs ({_listed(c.name for c in found)}); name one of them"
+        )
+    path, (module, why) = next(iter(found.items()))
+    sae = module.read(path)
+    return dataclasses.replace(sae, card=dataclasses.replace(sae.card, why=why))
+
+
+def reader_of(path: Path) -> tuple[ModuleType, str] | None:
+    """The reader that takes a file or folder as one SAE, and what in its content made it so."""
+    return next(((module, why) for module in FORMATS.values() if (why := module.recognise(path))), None)
+
+
+def _foreign(path: Path) -> str:
+    """Why a path is no SAE. What is damaged or forbidden raises its own error."""
+    holds = ""
+    if path.is_file() and (kind_of(path) or path.suffix in _TENSOR_FILES):
+        holds = f"; it holds {_listed(sorted(look(path).tensors)) or 'no tensors'}"
+    return f"SAE {str(path)!r}: not recognised as any of: {', '.join(FORMATS)}{holds}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    all_ = list(names)
+    return ", ".join(all_[:_LISTED]) + (f" and {len(all_) - _LISTED} more" if len(all_) > _LISTED else "")
 
 
 def save_sae(

@@ -1,9 +1,11 @@
 """The sparse autoencoder in one canonical form.
 
-    u = N(x) − b_pre        z = act(u W_enc + b_enc)        x̂ = N⁻¹(z W_dec + b_dec)
+    u = N(x) − b_pre        z = act(u W_enc + b_enc)        x̂ = N⁻¹(z W_dec + b_dec) + x W_skip
 
 Every on-disk format is brought into this form by its reader, so nothing after this file knows formats. `b_pre` is b_dec
-for SAEs that centre their input with the decoder bias, another vector, or None. N is in `jsaeval.sae.normalise`.
+for SAEs that centre their input with the decoder bias, another vector, or None. N is in `jsaeval.sae.normalise`. A
+transcoder reads x at one hook and predicts the activation at another; some add an affine skip, `W_skip` (Dunefsky et
+al. 2024, arXiv 2406.11944; Paulo et al. 2025, arXiv 2501.18823).
 """
 
 import dataclasses
@@ -27,7 +29,9 @@ Activation = Literal["relu", "topk", "jumprelu", "batch_topk", "gated"]
 class SAECard:
     """What is known of an SAE besides its weights.
 
-    `declared` is what its authors say of it (training data, expected L0, ...), as JSON text.
+    It reads at `hook`, and what it gives stands for the activation at `hook_out`; None: at the same hook. `declared` is
+    what its authors say of it, as JSON text; `l0` is the number of latents that they expect to fire. `why` is what in
+    its file made the reader called `format` take it.
     """
 
     name: str = "SAE"
@@ -37,6 +41,8 @@ class SAECard:
     format: str = ""
     sha256: str = ""
     declared: str = "{}"
+    hook_out: str | None = None
+    why: str = ""
 
 
 @splits_by_name
@@ -55,6 +61,7 @@ class SAE(eqx.Module):
     threshold: Float[Array, " latent"] | None = None
     b_gate: Float[Array, " latent"] | None = None
     r_mag: Float[Array, " latent"] | None = None
+    W_skip: Float[Array, "d_in d_out"] | None = None
     activation: Activation = eqx.field(static=True, default="relu")
     k: int | None = eqx.field(static=True, default=None)
     input_norm: InputNorm = eqx.field(static=True, default="none")
@@ -100,9 +107,18 @@ class SAE(eqx.Module):
         return activations.relu(pre)
 
     def decode(self, z: Float[Array, "*batch latent"], x: Array | None = None) -> Float[Array, "*batch d_out"]:
-        """The reconstruction x̂ of latents z. SAEs that normalise each activation need x to undo it."""
+        """The reconstruction x̂ of latents z. With an input norm that depends on x, or with a skip, it needs x, too.
+
+        Raises:
+            ValueError: x is needed and not given.
+        """
         y = summed(z @ self.W_dec)
-        return restore(y + jnp.broadcast_to(self.b_dec, y.shape), x, self.input_norm)
+        y = restore(y + jnp.broadcast_to(self.b_dec, y.shape), x, self.input_norm)
+        if self.W_skip is None:
+            return y
+        if x is None:
+            raise ValueError("an SAE with an affine skip adds x W_skip to what it decodes; give decode(z, x)")
+        return y + x.astype(y.dtype) @ self.W_skip
 
     def renamed(self, name: str | None) -> "SAE":
         """The same SAE with another name on its card, if one is given."""
@@ -116,7 +132,7 @@ class SAE(eqx.Module):
         """An `expected_average` SAE with its scale folded into the weights; any other SAE unchanged.
 
         x · s with s = sqrt(d_in) / E‖x‖ goes into the encoder, and out of decoder and biases, so that the SAE reads x
-        as it is and its latents keep their values.
+        as it is and its latents keep their values. A skip is in units of x already.
 
         Args:
             mean_norm: E‖x‖ over the tokens the SAE is for.

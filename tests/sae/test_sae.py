@@ -5,10 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 from safetensors.numpy import load_file, save_file
 
 from jsaeval.errors import InputError
+from jsaeval.mesh import make_mesh, map_rows, specs
 from jsaeval.sae import activations
+from jsaeval.sae.formats import saelens
 from jsaeval.sae.load import load_sae, save_sae
 from jsaeval.sae.module import SAE
 from tests.tiny import tiny_sae
@@ -127,6 +130,9 @@ def saelens_folder(folder, change_cfg=None, change_tensors=None, kind="topk"):
     return folder
 
 
+SKIP = {"architecture": "skip_transcoder", "apply_b_dec_to_input": False}
+
+
 def without(key):
     return lambda d: {k: v for k, v in d.items() if k != key}
 
@@ -135,7 +141,18 @@ def without(key):
     ("cfg", "tensors", "message"),
     [
         (lambda c: c | {"architecture": "topkk"}, None, "did you mean 'topk'"),
-        (lambda c: c | {"architecture": "temporal"}, None, "'temporal' is not supported"),
+        (lambda c: c | {"architecture": "temporal"}, None, "'temporal' is not supported: its latents depend on"),
+        (lambda c: c | {"architecture": "matching_pursuit"}, None, "is not supported: it encodes in as many steps"),
+        (lambda c: c | {"architecture": "abstopk"}, None, "is not supported: its latents may be negative"),
+        (lambda c: c | {"metadata": c["metadata"] | {"hook_head_index_out": 3}}, None, "SAEs on one head"),
+        (lambda c: c | {"d_out": 17}, None, "cfg.json says d_out = 17, the weights say 16"),
+        (lambda c: c | SKIP, None, "need it; this is 'skip_transcoder'"),
+        (
+            lambda c: c | {"architecture": "transcoder", "apply_b_dec_to_input": True},
+            None,
+            "transcoder with an input norm",
+        ),
+        (None, lambda t: t | {"W_skip": t["W_enc"]}, "'W_skip' belongs to skip transcoders"),
         (lambda c: c | {"strange": 1}, None, "unknown attribute.s. strange"),
         (lambda c: c | {"normalize_activations": "layer_nrom"}, None, "did you mean 'layer_norm'"),
         (lambda c: c | {"metadata": c["metadata"] | {"hook_head_index": 3}}, None, "SAEs on one head"),
@@ -167,7 +184,7 @@ def test_what_a_path_can_be(tmp_path):
     with pytest.raises(InputError, match="not recognised as any of: jsaeval, saelens"):
         load_sae(tmp_path / "empty")
     save_file({"x": np.zeros(3, np.float32)}, tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match="metadata 'jsaeval_sae' is missing"):
+    with pytest.raises(InputError, match=r"not recognised as any of: .*; it holds x"):
         load_sae(tmp_path / "other.safetensors")
     whole = (tmp_path / "one" / "a.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -304,6 +321,97 @@ def test_folding_a_fixed_scale(kind):
     with pytest.raises(ValueError, match="scale of this SAE is not known"):
         sae.encode(jnp.asarray(x, jnp.float32))
     assert folded.with_scale(3.0) is folded
+
+
+def skipping(sae: SAE) -> SAE:
+    """With an affine skip, which no test of ours leaves at zero."""
+    skip = np.random.default_rng(5).standard_normal((sae.d_in, sae.d_out))
+    return dataclasses.replace(sae, W_skip=jnp.asarray(skip, jnp.float32))
+
+
+@pytest.mark.parametrize("norm", ["none", "layer_norm", "expected_average"])
+def test_an_affine_skip_is_added_in_the_units_of_x(norm, tmp_path):
+    """Also after its scale or the norms of its decoder are folded, in another dtype, and read back from a file."""
+    sae, x = skipping(tiny_sae(input_norm=norm)), jnp.asarray(np.random.default_rng(0).standard_normal((20, 16)), "f4")
+    sae = sae.with_scale(3.0)
+    plain = dataclasses.replace(sae, W_skip=None)
+    z = sae.encode(x)
+    expected = np.asarray(plain.decode(z, x), np.float64) + np.asarray(x, np.float64) @ np.asarray(
+        sae.W_skip, np.float64
+    )
+    np.testing.assert_allclose(sae.decode(z, x), expected, atol=2e-5)
+    unit = sae.with_unit_decoder()
+    np.testing.assert_allclose(unit.decode(unit.encode(x), x), expected, atol=2e-5)
+    save_sae(sae, tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(load_sae(tmp_path / "a.safetensors").decode(z, x), sae.decode(z, x))
+    half = sae.astype(jnp.bfloat16)
+    np.testing.assert_allclose(half.decode(z.astype(jnp.bfloat16), x.astype(jnp.bfloat16)), expected, atol=0.3)
+    with pytest.raises(ValueError, match=r"decode\(z, x\)"):
+        sae.decode(z)
+
+
+def test_the_skip_is_whole_on_every_device_and_added_once():
+    sae, mesh = skipping(tiny_sae("jumprelu", d_sae=37)), make_mesh(1, 8)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 6, 16)), jnp.float32)
+    assert specs(sae).W_skip == P(None, None)
+    split = map_rows(lambda sae, x: sae.decode(sae.encode(x), x), mesh)(sae, x)
+    np.testing.assert_allclose(split, sae.decode(sae.encode(x), x), atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["relu", "jumprelu", "batch_topk"])
+@pytest.mark.parametrize("skip", [False, True])
+def test_saelens_transcoders(kind, skip, tmp_path):
+    """Read and written: `W_skip` turned, no input bias, another width and hook at the output."""
+    sae, rng = tiny_sae(kind), np.random.default_rng(0)
+    d_out = 12
+    sae = dataclasses.replace(
+        sae,
+        W_dec=sae.W_dec[:, :d_out],
+        b_dec=sae.b_dec[:d_out],
+        card=dataclasses.replace(sae.card, hook="blocks.1.mlp.hook_in", hook_out="blocks.1.hook_mlp_out"),
+    )
+    sae = skipping(sae) if skip else sae
+    save_sae(sae, tmp_path / "t", format="saelens")
+    cfg, tensors = (
+        json.loads((tmp_path / "t" / "cfg.json").read_text()),
+        load_file(tmp_path / "t" / "sae_weights.safetensors"),
+    )
+    assert cfg["architecture"] == ("" if kind == "relu" else "jumprelu_") + ("skip_" if skip else "") + "transcoder"
+    assert cfg["d_out"] == d_out and cfg["metadata"]["hook_name_out"] == "blocks.1.hook_mlp_out"
+    x = rng.standard_normal((20, 16))
+    w = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+    p = x @ w["W_enc"] + w["b_enc"]
+    z = np.maximum(p, 0) * (p > w.get("threshold", 0))
+    out = z @ w["W_dec"] + w["b_dec"] + (x @ w["W_skip"].T if skip else 0)
+    back = load_sae(tmp_path / "t")
+    assert (back.card.hook, back.card.hook_out) == (sae.card.hook, sae.card.hook_out)
+    for own in (back, sae):
+        np.testing.assert_allclose(own.encode(jnp.asarray(x, "f4")), z, atol=5e-6)
+        np.testing.assert_allclose(own.decode(jnp.asarray(z, "f4"), jnp.asarray(x, "f4")), out, atol=1e-5)
+    save_sae(back, tmp_path / "own.safetensors")
+    assert load_sae(tmp_path / "own.safetensors").card.hook_out == "blocks.1.hook_mlp_out"
+
+
+def test_transcoders_that_saelens_does_not_have(tmp_path):
+    for sae in (skipping(tiny_sae("topk")), skipping(tiny_sae("gated")), skipping(tiny_sae(input_norm="layer_norm"))):
+        with pytest.raises(InputError, match="SAELens has no transcoder with"):
+            save_sae(sae, tmp_path / "t", format="saelens")
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_checkpoint_of_jumprelu_training(tmp_path):
+    sae = tiny_sae("jumprelu")
+    folder = saelens_folder(
+        tmp_path / "a", None, lambda t: without("threshold")(t) | {"log_threshold": np.log(t["threshold"])}, "jumprelu"
+    )
+    np.testing.assert_allclose(load_sae(folder).threshold, sae.threshold, rtol=1e-6)
+
+
+def test_the_folder_of_another_library_is_not_taken(tmp_path):
+    (tmp_path / "cfg.json").write_text('{"d_in": 16, "num_latents": 40}')
+    assert saelens.recognise(tmp_path) is None
+    save_sae(tiny_sae(), tmp_path / "sae", format="saelens")
+    assert load_sae(tmp_path / "sae").card.why == "cfg.json and sae_weights.safetensors"
 
 
 def test_decoding_needs_x_where_it_was_normalised():

@@ -1,56 +1,63 @@
-"""Reading the tensors of one safetensors file, and turning them into an `SAE` with its checks."""
+"""The last step of every reader: tensors under their canonical names → an `SAE`, and what is known of it → its card."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
+from jsaeval.cache import sha256_of
 from jsaeval.errors import InputError
-from jsaeval.sae.module import SAE
+from jsaeval.sae.module import SAE, SAECard
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """All tensors of a file in float32, and its metadata.
+# File and folder names that say nothing of which SAE it is.
+_COMMON = {"ae", "params", "sae", "sae_weights", "final", "checkpoints", "model", "autoencoder"}
 
-    Raises:
-        InputError: no such file, or not a whole safetensors file.
+
+def make_card(
+    path: Path,
+    format: str,
+    hook: str | None,
+    hook_out: str | None = None,
+    lm: str | None = None,
+    name: str | None = None,
+    declared: Mapping[str, Any] = MappingProxyType({}),
+) -> SAECard:
+    """The card of an SAE that was read from a file.
+
+    Args:
+        path: of its weights.
+        format: `NAME` of the reader.
+        hook: where it reads, if that is known.
+        hook_out: what it predicts, if that is another hook.
+        lm: the language model, as its authors call it.
+        name: default the name of the file, or of the first folder above it that is not called as everybody's.
+        declared: what its authors say of it; None is left out.
     """
-    try:
-        with safe_open(path, framework="numpy") as handle:
-            tensors = {key: handle.get_tensor(key).astype(np.float32) for key in handle.keys()}  # noqa: SIM118
-            return tensors, handle.metadata() or {}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
+    own = next((part for part in (path.stem, *path.parts[-2::-1]) if part not in _COMMON), path.stem)
+    known = {key: value for key, value in declared.items() if value is not None}
+    return SAECard(
+        name=name or own,
+        hook=hook,
+        hook_out=None if hook_out == hook else hook_out,
+        lm=lm,
+        source=str(path),
+        format=format,
+        sha256=sha256_of(path),
+        declared=json.dumps(known, sort_keys=True, default=str),
+    )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        InputError: no such file, not JSON, or not an object.
-    """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: a JSON object was expected, found {type(raw).__name__}")
-    return raw
-
-
-def make_sae(tensors: dict[str, np.ndarray], where: str, **options: Any) -> SAE:
+def make_sae(tensors: Mapping[str, np.ndarray], where: str, **options: Any) -> SAE:
     """An `SAE` from tensors under their canonical names.
 
     Args:
         tensors: `W_enc` (d_in, d_sae), `b_enc`, `W_dec` (d_sae, d_out), `b_dec`; also `b_pre`,
-            `threshold`, `b_gate`, `r_mag`.
+            `threshold`, `b_gate`, `r_mag`, `W_skip` (d_in, d_out).
         where: names the source in errors.
         options: the remaining fields of `SAE`.
 
@@ -58,7 +65,7 @@ def make_sae(tensors: dict[str, np.ndarray], where: str, **options: Any) -> SAE:
         InputError: a tensor is missing, superfluous, has the wrong shape, or holds NaN or Inf.
     """
     required = {"W_enc", "W_dec", "b_enc", "b_dec"}
-    known = required | {"b_pre", "threshold", "b_gate", "r_mag"}
+    known = required | {"b_pre", "threshold", "b_gate", "r_mag", "W_skip"}
     if missing := sorted(required - set(tensors)):
         raise InputError(f"{where}: tensor {missing[0]!r} is missing (found {', '.join(sorted(tensors))})")
     if extra := sorted(set(tensors) - known):
@@ -74,6 +81,7 @@ def make_sae(tensors: dict[str, np.ndarray], where: str, **options: Any) -> SAE:
         "threshold": (d_sae,),
         "b_gate": (d_sae,),
         "r_mag": (d_sae,),
+        "W_skip": (d_in, d_out),
     }
     for name, shape in shapes.items():
         if name in tensors and tensors[name].shape != shape:
