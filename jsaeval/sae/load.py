@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
 from jsaeval.errors import InputError, nearest
-from jsaeval.sae.formats import native, saelens
+from jsaeval.sae.formats import dictionary_learning, gemma_scope, gemma_scope_2, native, saelens
 from jsaeval.sae.formats.contents import kind_of, look
 from jsaeval.sae.module import SAE
 
 
-FORMATS = {module.NAME: module for module in (native, saelens)}
+FORMATS = {module.NAME: module for module in (native, saelens, gemma_scope, gemma_scope_2, dictionary_learning)}
 
 # Named LM → the SAE that ships with it.
 SHIPPED = {
@@ -65,9 +65,9 @@ def reader_of(path: Path) -> tuple[ModuleType, str] | None:
 
 def _foreign(path: Path) -> str:
     """Why a path is no SAE. What is damaged or forbidden raises its own error."""
-    holds = ""
-    if path.is_file() and (kind_of(path) or path.suffix in _TENSOR_FILES):
-        holds = f"; it holds {_listed(sorted(look(path).tensors)) or 'no tensors'}"
+    files = [path] if path.is_file() else [p for p in path.iterdir() if p.is_file()]
+    files = [file for file in files if file.suffix in _TENSOR_FILES or kind_of(file)]
+    holds = f"; {files[0].name} holds {_listed(sorted(look(files[0]).tensors)) or 'none'}" if len(files) == 1 else ""
     return f"SAE {str(path)!r}: not recognised as any of: {', '.join(FORMATS)}{holds}"
 
 

@@ -184,7 +184,7 @@ def test_what_a_path_can_be(tmp_path):
     with pytest.raises(InputError, match="not recognised as any of: jsaeval, saelens"):
         load_sae(tmp_path / "empty")
     save_file({"x": np.zeros(3, np.float32)}, tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match=r"not recognised as any of: .*; it holds x"):
+    with pytest.raises(InputError, match=r"not recognised as any of: .*; other.safetensors holds x"):
         load_sae(tmp_path / "other.safetensors")
     whole = (tmp_path / "one" / "a.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])

@@ -50,9 +50,11 @@ class Contents:
         return set(names) == set(self.tensors) if only else set(names) <= set(self.tensors)
 
     def read(self, names: Mapping[str, str] | None = None) -> dict[str, np.ndarray]:
-        """All tensors, or those of `names` (name in the file → name wanted) that are there."""
-        wanted = {name: name for name in self.tensors} if names is None else names
-        return {new: self.tensors[old].read() for old, new in wanted.items() if old in self.tensors}
+        """All tensors; or those of `names` (in the file → wanted) that are there, turned where it ends in `.T`."""
+        if names is None:
+            return {name: tensor.read() for name, tensor in self.tensors.items()}
+        found = {new: self.tensors[old].read() for old, new in names.items() if old in self.tensors}
+        return {new.removesuffix(".T"): t.T if new.endswith(".T") else t for new, t in found.items()}
 
 
 def kind_of(path: Path) -> Kind | None:

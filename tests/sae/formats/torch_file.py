@@ -82,7 +82,7 @@ class Pickler(pickle._Pickler):
         flat = np.ascontiguousarray(t.data).reshape(-1)
         self.storages[key] = flat
         shape = t.data.shape if t.shape is None else t.shape
-        strides = tuple(s // t.data.itemsize for s in np.ascontiguousarray(t.data).strides)
+        strides = tuple(s // t.data.itemsize for s in np.array(t.data, order="C").strides)
         strides = strides if t.strides is None else t.strides
         kind = Global("torch", f"{STORAGES[flat.dtype.name]}Storage")
         identity = ("storage", kind, key, "cpu", flat.size if t.n is None else t.n)

@@ -1,0 +1,51 @@
+"""What the place of a file says: hooks by module path, and what authors put into the names of folders."""
+
+import re
+from pathlib import Path
+
+from jsaeval.errors import InputError
+from jsaeval.hooks import parse_hook
+
+
+# Module paths, after the block, whose names `parse_hook` does not know. Of Gemma's four norms, the one before the MLP
+# gives what the MLP reads, gain included, and the one after it what it adds to the residual stream.
+_MODULES = {
+    "self_attn.o_proj.input": "attn.hook_z",
+    "pre_feedforward_layernorm.output": "mlp.hook_in",
+    "post_feedforward_layernorm.output": "hook_mlp_out",
+    "mlp.input": "mlp.hook_in",
+}
+
+
+def tl_hook(module: str) -> str | None:
+    """TransformerLens's name for the output (or `.input`) of a Hugging Face module; None: it has none.
+
+    The embedding is `blocks.0.hook_resid_pre`, which is all that block 0 reads in models with rotary positions.
+    """
+    module = re.sub(r"^(?:(?:model|language_model|transformer|gpt_neox)\.)*", "", module)
+    if re.fullmatch(r"embed_tokens|wte|embed_in", module.removesuffix(".output")):
+        return "blocks.0.hook_resid_pre"
+    match = re.fullmatch(r"(?:layers|h)\.(\d+)\.(.+)", module)
+    if match and match[2] in _MODULES:
+        return f"blocks.{match[1]}.{_MODULES[match[2]]}"
+    try:
+        return parse_hook(module.removesuffix(".output")).name
+    except InputError:
+        return None
+
+
+def in_path(pattern: str, path: Path) -> re.Match[str] | None:
+    """The last place in a path, folders included, where a pattern matches. Symbolic links are not followed."""
+    found = list(re.finditer(pattern, path.absolute().as_posix()))
+    return found[-1] if found else None
+
+
+def number_in_path(pattern: str, path: Path) -> int | None:
+    """The number that the first group of a pattern finds in a path."""
+    match = in_path(pattern, path)
+    return int(match[1]) if match else None
+
+
+def name_of(path: Path, folders: int) -> str:
+    """The last folders above a file, as a name."""
+    return "/".join(path.absolute().parent.parts[-folders:])
