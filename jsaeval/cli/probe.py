@@ -200,4 +200,6 @@ def _saes(command: ProbeTasks, names: tuple[str, ...], lm: HostLM) -> tuple[list
     if len(hooks) > 1:
         listed = ", ".join(hook.name for hook in hooks)
         raise InputError(f"--sae: they read different hooks ({listed}); probe those of one hook at a time")
+    if hooks[0].reads is not None:
+        raise InputError(f"{saes[0].card.name}: a transcoder; probes compare latents with what an SAE reconstructs")
     return saes, hooks[0]

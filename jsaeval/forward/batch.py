@@ -225,9 +225,9 @@ def default_hook(saes: Sequence[SAE]) -> Hook:
     Raises:
         InputError: there is none.
     """
-    if not saes or saes[0].card.hook is None:
+    if not saes or saes[0].card.hooks is None:
         raise InputError("no SAE says where it hooks; pass hook=")
-    return parse_hook(saes[0].card.hook)
+    return parse_hook(saes[0].card.hooks)
 
 
 def _statistics(

@@ -208,7 +208,9 @@ def hook_of(sae: SAE, override: str | None, lm: HostLM) -> Hook:
     Raises:
         InputError: no hook is known, the LM does not have it, or the SAE has another width.
     """
-    name, text = sae.card.name, override or sae.card.hook
+    name, text = sae.card.name, override or sae.card.hooks
+    if override and sae.card.hook_out is not None and ":" not in override:
+        raise InputError(f"{name}: a transcoder; --hook is what it reads and what it predicts, e.g. {sae.card.hooks}")
     if text is None:
         raise InputError(f"{name}: does not say which hook it reads; give --hook, e.g. blocks.9.hook_resid_post")
     hook = parse_hook(text, lm.n_blocks)

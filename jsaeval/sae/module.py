@@ -44,6 +44,11 @@ class SAECard:
     hook_out: str | None = None
     why: str = ""
 
+    @property
+    def hooks(self) -> str | None:
+        """Where it reads and what it gives, in the form of `jsaeval.hooks.parse_hook`."""
+        return self.hook if self.hook_out is None else f"{self.hook}:{self.hook_out}"
+
 
 @splits_by_name
 class SAE(eqx.Module):

@@ -55,7 +55,11 @@ def test_a_transcoder_is_compared_and_spliced_where_it_writes(lm, ids):
     batches and devices."""
     hook = "blocks.1.attn.hook_z:hook_mlp_out"
     transcoder = tiny_sae("relu", d_in=24, d_out=16)
-    (own,) = evaluate(lm, [transcoder], tokens=ids, hook=hook, setting=Setting(control_rows=2)).saes
+    card = dataclasses.replace(transcoder.card, hook="blocks.1.attn.hook_z", hook_out="blocks.1.hook_mlp_out")
+    named = dataclasses.replace(transcoder, card=card)
+    with pytest.raises(InputError, match=f"a transcoder; --hook is .*{hook.split(':')[0]}:"):
+        evaluate(lm, [named], tokens=ids, hook="blocks.1.hook_mlp_out")
+    (own,) = evaluate(lm, [named], tokens=ids, setting=Setting(control_rows=2)).saes
     assert own.hook.name == hook and own.controls is not None and own["mse_element"] == own["mse"] / 16
     (again,) = evaluate(
         lm, [transcoder], tokens=ids, hook=hook, mesh=jsaeval.make_mesh(1), setting=Setting(2, control_rows=2)
