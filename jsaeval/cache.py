@@ -46,6 +46,12 @@ SAE_PROBES = Wheel(
     "245700c8df310760e3d5b23d657ae5196489813f3012b55975057d8239d8be03",
     "MIT",
 )
+SAE_LENS = Wheel(
+    "sae-lens==6.54.12",
+    "sae_lens-6.54.12-py3-none-any.whl",
+    "a8f533bde5024f067de482fece4fb975b39f341d0cb781ca5afedce1b2e91c31",
+    "MIT",
+)
 
 
 def cache_dir(*parts: str) -> Path:

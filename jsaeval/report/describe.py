@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jsaeval.errors import InputError, nearest
 from jsaeval.lm.decoder import Decoder
 from jsaeval.lm.load import NAMES, load_lm
+from jsaeval.metrics.behaviour import input_bias
 from jsaeval.sae.load import SHIPPED, load_sae, reader_of
 from jsaeval.sae.module import SAE
 
@@ -23,7 +24,7 @@ def describe(name: str) -> str:
         shipped = [describe_sae(load_sae(name))] if name in SHIPPED else []
         return "\n\n".join([describe_lm(load_lm(name)), *shipped])
     path = Path(name)
-    if not path.exists():
+    if not path.exists() and "/" not in name:
         raise InputError(f"{name!r}: no such file, folder or name{nearest(name, NAMES)}")
     if path.suffix == ".gguf" or ((path / "config.json").is_file() and not _holds_sae(path)):
         return describe_lm(load_lm(name))
@@ -57,11 +58,6 @@ def describe_lm(lm: Decoder) -> str:
 def describe_sae(sae: SAE) -> str:
     """About a sparse autoencoder."""
     card = sae.card
-    pre = "none"
-    if sae.b_pre is not None:
-        pre = (
-            "b_dec" if sae.d_in == sae.d_out and bool(jnp.array_equal(sae.b_pre, sae.b_dec)) else "a vector of its own"
-        )
     norms = jnp.linalg.norm(sae.W_dec, axis=1)
     lines = {
         "sparse autoencoder": card.name,
@@ -71,7 +67,7 @@ def describe_sae(sae: SAE) -> str:
         **({} if card.hook_out is None else {"predicts": card.hook_out}),
         **({} if sae.W_skip is None else {"affine skip": "yes"}),
         "LM": card.lm or "not stored",
-        "input bias": pre,
+        "input bias": input_bias(sae),
         "input normalisation": sae.input_norm,
         "decoder norms": f"{float(norms.min()):.4g} to {float(norms.max()):.4g}",
         "format": f"{card.format} ({card.why})" if card.why else card.format,

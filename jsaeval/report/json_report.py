@@ -1,8 +1,10 @@
 """`Results` → the dictionary of `report.json` (schema 1). No NaN: an undefined value is null."""
 
+import dataclasses
 from typing import Any
 
 from jsaeval.forward.sums import BUCKET_NAMES
+from jsaeval.metrics.behaviour import behaviour
 from jsaeval.metrics.compute import Value
 from jsaeval.metrics.floors import Floor, RunControls
 from jsaeval.run.evaluate import Results, SAEResult
@@ -47,7 +49,9 @@ def report(results: Results, plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sae(result: SAEResult) -> dict[str, Any]:
+    measured = {id: value.value for id, value in result.metrics.items()}
     out = about_sae(result.sae, result.hook) | {
+        "behaviour": dataclasses.asdict(behaviour(result.sae, result.hook, measured)),
         "metrics": _values(result.metrics),
         "by_position": result.by_position,
         "by_block": result.by_block,

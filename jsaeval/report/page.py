@@ -13,6 +13,7 @@ from jsaeval.report.figures import sae_figures, sweep_figures
 from jsaeval.report.numbers import interval, number
 from jsaeval.report.probe_page import probe_facts, probe_section
 from jsaeval.report.summary import faithfulness, grounds, interpretability
+from jsaeval.report.terminal import warnings_of
 from jsaeval.run.folder import is_run
 
 
@@ -65,6 +66,7 @@ def _sae(report: dict[str, Any], sae: dict[str, Any]) -> dict[str, Any]:
     keep = ("name", "hook", "architecture", "d_in", "d_sae")
     return {key: sae[key] for key in keep} | {
         "error": None,
+        "warnings": warnings_of(sae),
         "answers": {
             "Is it faithful?": list(faithfulness(sae)),
             "Is it interpretable?": list(interpretability(sae)),

@@ -34,6 +34,8 @@ def show_report(report: dict[str, Any], console: Console) -> None:
                 f"{sae['hook']}",
                 soft_wrap=True,
             )
+            for warning in warnings_of(sae):
+                console.print(f"  [bold red]warning[/bold red]: {escape(warning)}", soft_wrap=True)
             console.print(_table(sae["metrics"]))
             print_comparison(report, sae, console)
     for hook, controls in controls_by_hook(report).items():
@@ -50,6 +52,11 @@ def show_report(report: dict[str, Any], console: Console) -> None:
         f"{provenance['wall_s']:.0f} s in all, peak {provenance['peak_rss_mb'] / 1024:.2f} GiB; "
         f"{provenance['dtype']}, matmul precision {provenance['precision']}."
     )
+
+
+def warnings_of(sae: dict[str, Any]) -> list[str]:
+    """What is odd about how an SAE behaves; nothing, in reports of earlier versions."""
+    return sae.get("behaviour", {}).get("warnings", [])
 
 
 def print_comparison(report: dict[str, Any], sae: dict[str, Any], console: Console) -> None:

@@ -14,6 +14,7 @@ from jsaeval.errors import InputError, nearest
 from jsaeval.sae.formats import dictionary_learning, gemma_scope, gemma_scope_2, native, saelens
 from jsaeval.sae.formats.contents import kind_of, look
 from jsaeval.sae.module import SAE
+from jsaeval.sae.pretrained import as_listed, fetch_pretrained, find_pretrained, nearest_release
 
 
 FORMATS = {module.NAME: module for module in (native, saelens, gemma_scope, gemma_scope_2, dictionary_learning)}
@@ -31,8 +32,8 @@ def load_sae(name: str | Path) -> SAE:
     """Load a sparse autoencoder.
 
     Args:
-        name: a named LM (the SAE that ships with it), a file or folder in one of `FORMATS`, or a folder with exactly
-            one of these in it.
+        name: a named LM (the SAE that ships with it), a file or folder in one of `FORMATS`, a folder with exactly one
+            of these in it, or `RELEASE/ID` of the public SAEs that SAELens lists.
 
     Returns:
         The SAE with float32 weights on the default device; `.card` says where it came from and where it hooks.
@@ -43,15 +44,27 @@ def load_sae(name: str | Path) -> SAE:
     if str(name) in SHIPPED:
         return native.read(shipped_path(str(name)))
     path = Path(name)
-    if not path.exists():
-        raise InputError(f"SAE {str(name)!r}: no such file, folder or name{nearest(str(name), SHIPPED)}")
+    return _read(path) if path.exists() else _public(str(name))
+
+
+def _public(name: str) -> SAE:
+    """An SAE of the list of public ones."""
+    missing = f"SAE {name!r}: no such file, folder or name"
+    if "/" not in name or Path(name).is_absolute() or name.startswith("."):
+        raise InputError(f"{missing}{nearest(name, SHIPPED)}")
+    if (entry := find_pretrained(name)) is None:
+        raise InputError(f"{missing}, and no release of SAELens's list{nearest_release(name)}")
+    return as_listed(_read(fetch_pretrained(entry)), entry)
+
+
+def _read(path: Path) -> SAE:
     candidates = [path] if path.is_file() else [path, *sorted(path.iterdir())]
     found = {candidate: reader for candidate in candidates if (reader := reader_of(candidate))}
     if not found:
         raise InputError(_foreign(path))
     if len(found) > 1 and path not in found:
         raise InputError(
-            f"SAE {str(name)!r}: holds {len(found)} SAEs ({_listed(c.name for c in found)}); name one of them"
+            f"SAE {str(path)!r}: holds {len(found)} SAEs ({_listed(c.name for c in found)}); name one of them"
         )
     path, (module, why) = next(iter(found.items()))
     sae = module.read(path)

@@ -154,6 +154,28 @@ class SAE(eqx.Module):
             input_norm="none",
         )
 
+    def with_centred_input(self) -> "SAE":
+        """An SAE of activations without a mean over their width, for activations with one; exact.
+
+        TransformerLens centres what a layer-norm LM writes to its residual stream, which no later block can see. Such
+        an SAE gets x − mean(x) here, by its encoder, and the mean passes by, as an affine skip.
+
+        Raises:
+            ValueError: it normalises its input, is a transcoder, or has a skip already.
+        """
+        if self.input_norm != "none" or self.card.hook_out is not None or self.W_skip is not None:
+            raise ValueError("only an SAE without input norm, second hook and skip can get its input centred")
+        shift = jnp.zeros(()) if self.b_pre is None else self.b_pre @ self.W_enc
+        scaled = shift if self.r_mag is None else shift * jnp.exp(self.r_mag)
+        return dataclasses.replace(
+            self,
+            W_enc=self.W_enc - jnp.mean(self.W_enc, axis=0, keepdims=True),
+            b_enc=self.b_enc - scaled,
+            b_gate=None if self.b_gate is None else self.b_gate - shift,
+            b_pre=None,
+            W_skip=jnp.full((self.d_in, self.d_in), 1 / self.d_in, self.W_dec.dtype),
+        )
+
     def with_unit_decoder(self) -> "SAE":
         """The decoder's norms folded into the latents: rows of W_dec are unit vectors, x̂ is the same.
 

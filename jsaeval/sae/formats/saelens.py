@@ -133,6 +133,8 @@ def read(folder: Path) -> SAE:
     if cfg.get("rescale_acts_by_decoder_norm", False):
         # The threshold of batch_topk is in rescaled units already.
         sae = dataclasses.replace(sae.with_unit_decoder(), threshold=sae.threshold)
+    if (metadata.get("model_from_pretrained_kwargs") or {}).get("center_writing_weights"):
+        sae = sae.with_centred_input()
     if features is not None:
         sae = dataclasses.replace(sae, W_dec=sae.W_dec * jnp.asarray(features)[:, None])
     return sae

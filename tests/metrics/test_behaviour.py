@@ -1,0 +1,50 @@
+"""What was measured of an SAE beside what is declared of it."""
+
+import dataclasses
+import json
+
+import pytest
+
+from jsaeval.hooks import Hook
+from jsaeval.metrics.behaviour import behaviour
+from tests.tiny import tiny_sae
+
+
+HOOK = Hook(1, "hook_resid_post")
+SOUND = {"l0": 20.0, "fvu": 0.3, "alive": 0.8, "l2_ratio": 0.95}
+
+
+def declaring(sae, lm="tiny", **declared):
+    return dataclasses.replace(sae, card=dataclasses.replace(sae.card, lm=lm, declared=json.dumps(declared)))
+
+
+def test_an_sae_that_behaves():
+    made = behaviour(declaring(tiny_sae("relu"), l0=14), HOOK, SOUND)
+    assert made.warnings == () and made.declared_l0 == 14 and made.input_bias == "b_dec"
+    assert behaviour(tiny_sae("topk"), HOOK, SOUND | {"l0": 5.0}).declared_l0 == 5
+    assert behaviour(tiny_sae("relu"), HOOK, {}).warnings == ()  # nothing declared, nothing measured
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        ({"l0": 664.0}, "664 latents fire for a token, 12 are declared; is this its LM and hook?"),
+        ({"l0": 0.5}, "0.5 latents fire for a token, 12 are declared"),
+        ({"l0": 0.0}, "no latent ever fires"),
+        ({"fvu": 68000.0, "l2_ratio": 200.0}, "FVU 6.8e+04), and it is 200 times as large as x, so look at the scale"),
+        ({"fvu": 1.2}, "worse than the mean of x (FVU 1.2); is this its LM and hook; was it trained on normalised"),
+    ],
+)
+def test_one_that_does_not(measured, words):
+    (warning,) = behaviour(declaring(tiny_sae("relu"), l0=12), HOOK, SOUND | {"l0": 12.0} | measured).warnings
+    assert words.removesuffix("?") in warning and warning.endswith("?")
+
+
+def test_likely_causes_depend_on_the_sae():
+    sae = declaring(tiny_sae("relu"), lm="gpt2-small", l0=1)
+    assert "trained on centred weights" in behaviour(sae, HOOK, SOUND).warnings[0]
+    transcoder = Hook(1, "hook_mlp_out", "hook_resid_mid")
+    assert "the norm's gain" not in behaviour(sae, transcoder, SOUND).warnings[0]
+    gain = dataclasses.replace(transcoder, reads="ln2.hook_normalized")
+    assert behaviour(sae, gain, SOUND).warnings[0].partition("; ")[2].startswith("does it read mlp.hook_in")
+    assert "trained on centred" not in behaviour(sae.with_centred_input(), HOOK, SOUND).warnings[0]
