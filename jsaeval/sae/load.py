@@ -11,13 +11,28 @@ import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
 from jsaeval.errors import InputError, nearest
-from jsaeval.sae.formats import dictionary_learning, gemma_scope, gemma_scope_2, native, saelens
+from jsaeval.sae.formats import (
+    circuit_tracer,
+    dictionary_learning,
+    gemma_scope,
+    gemma_scope_2,
+    llama_scope,
+    lm_saes,
+    native,
+    openai,
+    qwen_scope,
+    saelens,
+    sparsify,
+)
 from jsaeval.sae.formats.contents import kind_of, look
 from jsaeval.sae.module import SAE
 from jsaeval.sae.pretrained import as_listed, fetch_pretrained, find_pretrained, nearest_release
 
 
-FORMATS = {module.NAME: module for module in (native, saelens, gemma_scope, gemma_scope_2, dictionary_learning)}
+# In the order in which they are asked.
+_READERS = (native, saelens, gemma_scope, gemma_scope_2, dictionary_learning, qwen_scope, llama_scope, lm_saes)
+_READERS += (circuit_tracer, sparsify, openai)
+FORMATS = {module.NAME: module for module in _READERS}
 
 # Named LM → the SAE that ships with it.
 SHIPPED = {

@@ -52,6 +52,11 @@ def make_card(
     )
 
 
+def per_latent(value: np.ndarray, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """One number for all latents as one for each; anything else as it is, for `make_sae` to check."""
+    return np.full(tensors["b_enc"].shape, value.squeeze()) if value.size == 1 and "b_enc" in tensors else value
+
+
 def make_sae(tensors: Mapping[str, np.ndarray], where: str, **options: Any) -> SAE:
     """An `SAE` from tensors under their canonical names.
 

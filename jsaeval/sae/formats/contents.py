@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import yaml
 from safetensors import SafetensorError, safe_open
 
 from jsaeval.errors import InputError
@@ -194,4 +195,19 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: a JSON object was expected, found {type(raw).__name__}")
+    return raw
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A table from a YAML file, of plain values only.
+
+    Raises:
+        InputError: not YAML, or not a table.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError):
+        raise InputError(f"{path}: not valid YAML of plain values") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: a table was expected, found {type(raw).__name__}")
     return raw

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jsaeval.errors import InputError, nearest
-from jsaeval.sae.formats.assemble import make_card, make_sae
+from jsaeval.sae.formats.assemble import make_card, make_sae, per_latent
 from jsaeval.sae.formats.contents import Contents, look, peek, read_json
 from jsaeval.sae.formats.places import name_of, tl_hook
 from jsaeval.sae.module import SAE
@@ -77,7 +77,7 @@ def read(path: Path) -> SAE:
             raise InputError(
                 f"{path}: {kind} whose threshold was not estimated; take a checkpoint from later in training"
             )
-        tensors["threshold"] = np.broadcast_to(threshold, tensors["b_enc"].shape)
+        tensors["threshold"] = per_latent(threshold, tensors)
     if centred:
         tensors["b_pre"] = tensors["b_dec"]
     declared = {"context": buffer.get("ctx_len"), "trainer": trainer.get("trainer_class")}

@@ -14,6 +14,7 @@ _MODULES = {
     "pre_feedforward_layernorm.output": "mlp.hook_in",
     "post_feedforward_layernorm.output": "hook_mlp_out",
     "mlp.input": "mlp.hook_in",
+    "input": "hook_resid_pre",
 }
 
 
@@ -49,3 +50,9 @@ def number_in_path(pattern: str, path: Path) -> int | None:
 def name_of(path: Path, folders: int) -> str:
     """The last folders above a file, as a name."""
     return "/".join(path.absolute().parent.parts[-folders:])
+
+
+def layer_at_end(path: Path) -> str | None:
+    """The residual stream after the layer that a file is called after: `...-l19.pt`, `layer7.sae.pt`."""
+    match = re.search(r"(?:^|[^a-z])l(?:ayer)?[-_]?(\d+)(?:\.\w+)+$", path.name, re.IGNORECASE)
+    return f"blocks.{match[1]}.hook_resid_post" if match else None

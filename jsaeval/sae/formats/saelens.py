@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from jsaeval.cache import atomic
 from jsaeval.errors import InputError, nearest
-from jsaeval.sae.formats.assemble import make_card, make_sae
+from jsaeval.sae.formats.assemble import make_card, make_sae, per_latent
 from jsaeval.sae.formats.contents import look, read_json
 from jsaeval.sae.module import SAE
 
@@ -115,8 +115,8 @@ def read(folder: Path) -> SAE:
         raise InputError(f"{weights}: 'W_skip' belongs to skip transcoders, which need it; this is {architecture!r}")
     if cfg.get("apply_b_dec_to_input", False) and "b_dec" in tensors:
         tensors["b_pre"] = tensors["b_dec"]
-    if architecture == "batchtopk" and threshold is not None and "b_enc" in tensors:
-        tensors["threshold"] = np.broadcast_to(threshold, tensors["b_enc"].shape).astype(np.float32)
+    if architecture == "batchtopk" and threshold is not None:
+        tensors["threshold"] = per_latent(threshold, tensors)
     hooks = metadata.get("hook_name"), metadata.get("hook_name_out")
     card = make_card(weights, NAME, *hooks, metadata.get("model_name"), folder.name, metadata)
     sae = make_sae(
