@@ -14,15 +14,21 @@ from jsaeval.errors import InputError, nearest
 from jsaeval.sae.formats import (
     circuit_tracer,
     dictionary_learning,
+    e2e_sae,
     gemma_scope,
     gemma_scope_2,
+    goodfire,
+    hook_z,
+    linear,
     llama_scope,
     lm_saes,
     native,
     openai,
     qwen_scope,
+    refused,
     saelens,
     sparsify,
+    transcoder_circuits,
 )
 from jsaeval.sae.formats.contents import kind_of, look
 from jsaeval.sae.module import SAE
@@ -31,7 +37,7 @@ from jsaeval.sae.pretrained import as_listed, fetch_pretrained, find_pretrained,
 
 # In the order in which they are asked.
 _READERS = (native, saelens, gemma_scope, gemma_scope_2, dictionary_learning, qwen_scope, llama_scope, lm_saes)
-_READERS += (circuit_tracer, sparsify, openai)
+_READERS += (circuit_tracer, sparsify, openai, hook_z, transcoder_circuits, e2e_sae, goodfire, linear)
 FORMATS = {module.NAME: module for module in _READERS}
 
 # Named LM → the SAE that ships with it.
@@ -77,18 +83,21 @@ def _read(path: Path) -> SAE:
     found = {candidate: reader for candidate in candidates if (reader := reader_of(candidate))}
     if not found:
         raise InputError(_foreign(path))
+    found = {c: reader for c, reader in found.items() if reader[0] is not refused} or dict([found.popitem()])
     if len(found) > 1 and path not in found:
-        raise InputError(
-            f"SAE {str(path)!r}: holds {len(found)} SAEs ({_listed(c.name for c in found)}); name one of them"
-        )
+        names = _listed(candidate.name for candidate in found)
+        raise InputError(f"SAE {str(path)!r}: holds {len(found)} SAEs ({names}); name one of them")
     path, (module, why) = next(iter(found.items()))
     sae = module.read(path)
     return dataclasses.replace(sae, card=dataclasses.replace(sae.card, why=why))
 
 
 def reader_of(path: Path) -> tuple[ModuleType, str] | None:
-    """The reader that takes a file or folder as one SAE, and what in its content made it so."""
-    return next(((module, why) for module in FORMATS.values() if (why := module.recognise(path))), None)
+    """The reader that takes a file or folder as one SAE, and what in its content made it so.
+
+    It may be `refused`, whose `read` says why it is not supported.
+    """
+    return next(((module, why) for module in (refused, *_READERS) if (why := module.recognise(path))), None)
 
 
 def _foreign(path: Path) -> str:

@@ -40,11 +40,9 @@ def read(path: Path) -> SAE:
     """Read an SAE or a transcoder.
 
     Raises:
-        InputError: see `make_sae`; one of several layers, or another architecture than its tensors show.
+        InputError: see `make_sae`; another architecture than its tensors show.
     """
     contents, config = look(path), path.parent / "config.json"
-    if any(len(contents.tensors[name].shape) != 2 for name in ("w_enc", "w_dec")):
-        raise InputError(f"{path}: a cross-layer transcoder or crosscoder, of several layers, which is not supported")
     stated = _from_folders(path) | (read_json(config) if config.is_file() else {})
     if stated.get("architecture", "jump_relu") != "jump_relu":
         raise InputError(f"{config}: architecture {stated['architecture']!r} is not supported; known: jump_relu")

@@ -91,7 +91,7 @@ def test_the_affine_skip_and_bfloat16(tmp_path):
 @pytest.mark.parametrize(
     ("tensors", "config", "message"),
     [
-        (params() | {"w_dec": random(D_SAE, 3, D_IN)}, CONFIG, "a cross-layer transcoder or crosscoder"),
+        (params() | {"w_dec": random(D_SAE, 3, D_IN)}, CONFIG, "a cross-layer transcoder, which reads one layer"),
         (params(), CONFIG | {"architecture": "topk"}, "architecture 'topk' is not supported; known: jump_relu"),
         (params(), CONFIG | {"affine_connection": True}, "affine_connection = True, but the weights say False"),
         (params(affine=True), CONFIG, "affine_connection = False, but the weights say True"),

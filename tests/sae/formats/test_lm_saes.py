@@ -119,7 +119,7 @@ def test_a_decoder_row_of_zeros_never_fires(tmp_path):
 @pytest.mark.parametrize(
     ("change", "tensors", "message"),
     [
-        ({"sae_type": "crosscoder"}, {}, "sae_type 'crosscoder' is not supported"),
+        ({"sae_type": "other"}, {}, "sae_type 'other' is not supported; known: 'sae'"),
         ({"use_glu_encoder": True}, {}, "use_glu_encoder"),
         ({}, {"W_E_glu": random(D, M)}, "use_glu_encoder"),
         ({"act_fn": "relu"}, {}, "act_fn 'relu' with these tensors is not supported"),

@@ -45,7 +45,6 @@ def test_one_of_several_has_to_be_named(tmp_path):
     [
         (STATE, "k is not in the file; put it into a folder called after its repository"),
         (STATE | {"W_enc": random(D, M)}, "not recognised"),
-        (STATE | {"W_enc": random(2, M, D)}, "not recognised"),
     ],
 )
 def test_what_is_refused(state, message, tmp_path):
