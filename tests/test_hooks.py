@@ -19,6 +19,15 @@ def test_every_site_parses_and_prints(site):
         ("gpt_neox.layers.3.mlp", "blocks.3.hook_mlp_out"),
         ("transformer.h.0.attn", "blocks.0.hook_attn_out"),
         ("model.layers.2.self_attn.o_proj", "blocks.2.attn.hook_z"),
+        ("model.layers.2.self_attn.o_proj.input", "blocks.2.attn.hook_z"),
+        ("model.layers.2.self_attn.o_proj.output", "blocks.2.hook_attn_out"),
+        ("model.layers.9.output", "blocks.9.hook_resid_post"),
+        ("model.layers.9.input", "blocks.9.hook_resid_pre"),
+        ("model.layers.9.mlp.input", "blocks.9.mlp.hook_in"),
+        ("model.layers.9.mlp.down_proj.input", "blocks.9.mlp.hook_post"),
+        ("model.language_model.layers.9.pre_feedforward_layernorm.output", "blocks.9.mlp.hook_in"),
+        ("model.layers.9.post_feedforward_layernorm.output", "blocks.9.hook_mlp_out"),
+        ("transformer.h.1.ln_2.output", "blocks.1.mlp.hook_in"),
     ],
 )
 def test_module_paths_are_translated(path, name):
@@ -31,6 +40,37 @@ def test_transcoders_name_what_they_read_and_what_they_predict():
     assert hook.prefix_stop == 4 and not hook.whole_residual and not hook.between_blocks
     assert parse_hook(hook.name) == hook == parse_hook("blocks.4.hook_resid_mid:blocks.4.hook_mlp_out")
     assert parse_hook("blocks.4.hook_mlp_out:hook_mlp_out") == Hook(4, "hook_mlp_out")
+
+
+@pytest.mark.parametrize(
+    ("path", "family", "name"),
+    [
+        ("model.layers.2.post_attention_layernorm.output", "llama", "blocks.2.mlp.hook_in"),
+        ("model.layers.2.post_attention_layernorm.output", "gemma", "blocks.2.mlp.hook_in"),
+        ("model.layers.2.post_attention_layernorm", "gemma2", "blocks.2.hook_attn_out"),
+        ("model.layers.2.post_attention_layernorm.input", "qwen3", "blocks.2.hook_resid_mid"),
+        ("model.layers.2.pre_feedforward_layernorm.input", "gemma3", "blocks.2.hook_resid_mid"),
+        ("hook_embed", "gemma2", "blocks.0.hook_resid_pre"),
+    ],
+)
+def test_names_that_need_the_family(path, family, name):
+    assert parse_hook(path, family=family).name == name
+
+
+@pytest.mark.parametrize(
+    ("path", "family", "words"),
+    [
+        ("model.layers.2.post_attention_layernorm.output", None, "'hook_attn_out', elsewhere 'mlp.hook_in'"),
+        ("model.layers.2.post_attention_layernorm.input", "gemma2", "no site of that name"),
+        ("model.layers.2.mlp", "gemma3", "after that norm it is 'hook_mlp_out'"),
+        ("model.layers.2.pre_feedforward_layernorm.output", "llama", "no site of that name"),
+        ("hook_embed", None, "they are 'blocks.0.hook_resid_pre'"),
+        ("hook_embed", "gpt2", "they are 'blocks.0.hook_resid_pre'"),
+    ],
+)
+def test_names_that_a_family_does_not_have(path, family, words):
+    with pytest.raises(InputError, match=words.replace(".", r"\.")):
+        parse_hook(path, family=family)
 
 
 def test_what_runs_before_the_hook():

@@ -17,7 +17,7 @@ from jsaeval.mesh import make_mesh, padded, place, specs
 from jsaeval.run.engine import Setting, measure
 from jsaeval.sae.activations import topk
 from jsaeval.sae.selection import kth_largest, ordered
-from tests.tiny import CONFIG, make_lm, random_tensors, tiny_lm, tiny_sae
+from tests.tiny import CONFIG, GEMMA3, make_lm, random_tensors, tiny_lm, tiny_sae
 
 
 EVEN = dataclasses.replace(CONFIG, n_heads=16, n_kv_heads=8, d_head=4, rotary_dims=4, vocab=56, d_mlp=24)
@@ -103,13 +103,20 @@ def test_every_activation(kind):
     np.testing.assert_allclose(jsaeval.encode(sae, x, mesh=mesh), jsaeval.encode(sae, x), atol=1e-6)
 
 
-@pytest.mark.parametrize("site", ["attn.hook_z", "hook_resid_mid", "hook_mlp_out"])
+@pytest.mark.parametrize("site", ["attn.hook_z", "hook_resid_mid", "mlp.hook_post", "hook_mlp_out"])
 def test_hooks_inside_a_block(site, data):
-    """At `attn.hook_z` the SAE reads the heads of all devices."""
+    """At `attn.hook_z` the SAE reads the heads of all devices, at `mlp.hook_post` the hidden width of all."""
     lm = tiny_lm()
-    width = 24 if site == "attn.hook_z" else 16
+    width = hook_width(lm, site)
     expected = run(lm, width, 40, data, (1, 1), site)
     agree(run(lm, width, 40, data, (2, 4), site), expected)
+
+
+def test_a_gemma(data):
+    """Norms on split outputs, capped logits of a split vocabulary that 4 does not divide, two rotary bases."""
+    config = dataclasses.replace(GEMMA3, attn_logit_cap=2.0, logit_cap=3.0, vocab=51)
+    lm = make_lm(config, random_tensors(config, out_norms=True, qk_norm=True))
+    agree(run(lm, 24, 37, data, (2, 4), "mlp.hook_post"), run(lm, 24, 37, data, (1, 1), "mlp.hook_post"))
 
 
 def test_a_padded_lm_outside_of_a_mapped_function():

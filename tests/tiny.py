@@ -1,5 +1,6 @@
 """Small random models, and their folders and files on disk."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -7,7 +8,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from jsaeval.lm.card import LMCard
-from jsaeval.lm.config import DecoderConfig
+from jsaeval.lm.config import DecoderConfig, LinearRope
 from jsaeval.lm.weights import Tensors, build, stack
 from jsaeval.sae.module import SAE, SAECard
 
@@ -27,15 +28,40 @@ CONFIG = DecoderConfig(
     rope_theta=10_000.0,
 )
 CARD = LMCard("tiny", context=64, bos=1, eos=2, pad=0)
+GEMMA = dataclasses.replace(
+    CONFIG,
+    family="gemma",
+    activation="gelu_tanh",
+    tied_embedding=True,
+    embedding_scale=4.0,
+    wide_norms=True,
+)
+GEMMA2 = dataclasses.replace(
+    GEMMA, family="gemma2", windows=(5, 0, 5), query_scalar=11.0, attn_logit_cap=2.0, logit_cap=3.0
+)
+GEMMA3 = dataclasses.replace(
+    GEMMA,
+    family="gemma3",
+    windows=(5, 5, 0),
+    query_scalar=11.0,
+    rope_theta=1_000_000.0,
+    rope_scaling=LinearRope(8.0),
+    local_rope_theta=100.0,
+)
 HOOK = "blocks.1.hook_resid_post"
 
 
 def random_tensors(
-    config: DecoderConfig = CONFIG, seed: int = 0, bias: bool = False, qk_norm: bool = False, biases: bool = False
+    config: DecoderConfig = CONFIG,
+    seed: int = 0,
+    bias: bool = False,
+    qk_norm: bool = False,
+    biases: bool = False,
+    out_norms: bool = False,
 ):
     """Weights under their canonical names, large enough that every part of a block matters.
 
-    `bias`: of queries, keys and values; `biases`: of everything.
+    `bias`: of queries, keys and values; `biases`: of everything; `out_norms`: after attention and MLP.
     """
     rng = np.random.default_rng(seed)
     c = config
@@ -54,6 +80,9 @@ def random_tensors(
         p = f"model.layers.{i}"
         tensors[f"{p}.input_layernorm.weight"] = 1 + normal(c.d_model)
         tensors[f"{p}.post_attention_layernorm.weight"] = 1 + normal(c.d_model)
+        if out_norms:
+            tensors[f"{p}.self_attn.out_norm.weight"] = 1 + normal(c.d_model)
+            tensors[f"{p}.mlp.out_norm.weight"] = 1 + normal(c.d_model)
         for name, n in rows.items():
             tensors[f"{p}.self_attn.{name}_proj.weight"] = normal(n, c.d_model)
             if bias:

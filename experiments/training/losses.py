@@ -26,7 +26,7 @@ from jsaeval.forward.head import head
 from jsaeval.forward.splice import splice, suffix
 from jsaeval.forward.sums import over_row
 from jsaeval.hooks import Hook
-from jsaeval.lm.protocol import HostLM, no_tap
+from jsaeval.lm.protocol import HostLM, logit_cap_of, no_tap
 
 
 def check(recipe: Recipe, hook: Hook, n_blocks: int) -> None:
@@ -87,4 +87,5 @@ def penalty_weight(recipe: Recipe, d: int, scale: float, spread: float) -> float
 
 def _kl(lm: HostLM, finals: Array, tokens: Array, recipe: Recipe) -> Float[Array, "sae row position"]:
     none = jnp.zeros((0, *finals.shape[2:]), finals.dtype)
-    return head(lm.unembedding, finals, none, tokens, reverse_kl=recipe.form == "paper")[1].kl
+    cap, reverse = logit_cap_of(lm), recipe.form == "paper"
+    return head(lm.unembedding, finals, none, tokens, reverse_kl=reverse, logit_cap=cap)[1].kl

@@ -86,7 +86,7 @@ def size(command: Sizing) -> int:
         lm=lm,
         hook=Hook(lm.n_blocks // 2, "hook_resid_post")
         if command.hook is None
-        else parse_hook(command.hook, lm.n_blocks),
+        else parse_hook(command.hook, lm.n_blocks, lm.family),
         saes=command.saes,
         width=command.width,
         k=command.k,

@@ -11,7 +11,7 @@ from jsaeval.forward.head import chunk_of, head
 from jsaeval.forward.splice import like, splice, suffix
 from jsaeval.forward.sums import by_bucket, over_row, square
 from jsaeval.hooks import Hook
-from jsaeval.lm.protocol import HostLM, Tap, no_tap
+from jsaeval.lm.protocol import HostLM, Tap, logit_cap_of, no_tap
 from jsaeval.numerics import wide
 
 
@@ -78,7 +78,9 @@ def downstream(
         constant = jnp.zeros((0, *finals.shape[2:]), finals.dtype) if zero is None else zero
         chunk = chunk_of(tokens.shape[1], on_cpu)
         with jax.named_scope(HEAD):
-            ce, moving, still = head(lm.unembedding, finals, constant, targets, lm.vocab, chunk)
+            ce, moving, still = head(
+                lm.unembedding, finals, constant, targets, lm.vocab, chunk, logit_cap=logit_cap_of(lm)
+            )
         ablated = jax.tree.map(lambda v: v[n], moving) if own_zero else jax.tree.map(lambda v: v[0], still)
         spliced = jax.tree.map(lambda v: v[:n], moving)
         rows |= {

@@ -46,6 +46,7 @@ def head(
     vocab: int | None = None,
     chunk: tuple[int, int] | None = None,
     reverse_kl: bool = False,
+    logit_cap: float | None = None,
 ) -> tuple[Float[Array, "row position"], Against, Against]:
     """Compare the next-token distributions of streams with the clean one.
 
@@ -58,6 +59,8 @@ def head(
         chunk: positions of a row, and rows, that go through at once; bounds memory, changes nothing else. Default: what
             suits the default backend.
         reverse_kl: give KL(stream ‖ clean) as `kl`.
+        logit_cap: c of the LM's soft cap: logits are c tanh(z / c) of z = unembedding · stream (Gemma 2, arXiv
+            2408.00118, §2). None: they are z.
 
     Returns:
         CE of the clean stream; `Against` for the other streams, then for the constant ones, with axes (stream, row,
@@ -67,7 +70,7 @@ def head(
     size, rows = chunk_of(positions, jax.default_backend() == "cpu") if chunk is None else chunk
     size = min(positions, size)
 
-    distribution = functools.partial(_distribution, unembedding, vocab)
+    distribution = functools.partial(_distribution, unembedding, vocab, logit_cap)
     against = functools.partial(_against, reverse_kl=reverse_kl)
 
     def at_positions(pieces):
@@ -124,9 +127,14 @@ class _Distribution(NamedTuple):
 
 
 def _distribution(
-    unembedding: Float[Array, "vocab d_model"], vocab: int | None, hidden: Float[Array, "position d_model"]
+    unembedding: Float[Array, "vocab d_model"],
+    vocab: int | None,
+    logit_cap: float | None,
+    hidden: Float[Array, "position d_model"],
 ) -> _Distribution:
     logits = jnp.einsum("vd,td->vt", unembedding, hidden, preferred_element_type=wide_dtype(hidden.dtype))
+    if logit_cap is not None:
+        logits = logit_cap * jnp.tanh(logits / logit_cap)
     if vocab is not None and (is_split(unembedding) or len(unembedding) > vocab):
         token = first_index(unembedding) + jnp.arange(len(unembedding), dtype=jnp.int32)
         logits = jnp.where((token < vocab)[:, None], logits, jnp.asarray(NEVER, logits.dtype))

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jsaeval.hooks import SITES, Hook
-from jsaeval.lm.protocol import HostLM, Tap, no_tap
+from jsaeval.lm.protocol import HostLM, Tap, looks_at, no_tap
 
 
 # Name of what runs the block of the hook alone, in profiles and for `jsaeval.sizing`.
@@ -104,7 +104,7 @@ def suffix(
         def replace(site, block, activation, state):
             return observe(site, block, flat if site == hook.site else activation, state)
 
-        replace.sites = (hook.site, *getattr(observe, "sites", SITES))
+        replace.sites = (hook.site, *(site for site in SITES if looks_at(observe, site)))
         wide = jnp.broadcast_to(residual, (n_streams, *residual.shape)).reshape(-1, *residual.shape[1:])
         with jax.named_scope(ONE_BLOCK):
             wide, state = lm.run(wide, hook.block, hook.block + 1, replace, state)

@@ -15,6 +15,7 @@ class LMCard:
     bos: int | None = None
     eos: int | None = None
     pad: int | None = None
+    family: str | None = None
 
     @property
     def special_ids(self) -> tuple[int, ...]:

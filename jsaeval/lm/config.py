@@ -1,12 +1,23 @@
 """The shape of a decoder: every architectural switch in one frozen dataclass."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3.1's stretch of the rotary wavelengths (Grattafiori et al. 2024, arXiv 2407.21783)."""
+class LinearRope:
+    """Every rotary wavelength times `factor` (Chen et al. 2023, arXiv 2306.15595)."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class Llama3Rope:
+    """Llama 3.1's stretch of the rotary wavelengths (Grattafiori et al. 2024, arXiv 2407.21783).
+
+    Wavelengths longer than `original_context / low_freq_factor` are multiplied by `factor`, those shorter than
+    `original_context / high_freq_factor` are kept, and those between are interpolated.
+    """
 
     factor: float
     low_freq_factor: float
@@ -15,10 +26,31 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
+class YarnRope:
+    """YaRN's stretch of the rotary wavelengths (Peng et al. 2023, arXiv 2309.00071, §3).
+
+    Planes that turn more than `beta_fast` times in the original context are kept, those that turn less than `beta_slow`
+    times are stretched by `factor`, with a ramp over the planes between; its ends are whole planes if `truncate`.
+    Rotated queries and keys are multiplied by `attention_factor`.
+    """
+
+    factor: float
+    original_context: int
+    attention_factor: float
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+
+
+RopeScaling = LinearRope | Llama3Rope | YarnRope
+
+
+@dataclass(frozen=True)
 class DecoderConfig:
     """One decoder-only transformer with a norm before attention and before the MLP.
 
-    Biases, the norms on queries and keys, and learned positions are present when their weights are.
+    Biases, the norms on queries and keys and after attention and MLP, and learned positions are present when their
+    weights are.
 
     Attributes:
         n_kv_heads: heads of keys and values; each serves `queries_per_kv` heads of queries.
@@ -28,6 +60,12 @@ class DecoderConfig:
         gated: the MLP multiplies its activation with a second projection.
         parallel: attention and MLP read the same residual stream, and both are added to it.
         windows: each block's attention window in tokens (0: unlimited); None means unlimited everywhere.
+        local_rope_theta: theta of the blocks that have a window, without scaling; None: the same as elsewhere.
+        embedding_scale: what embeddings are multiplied by.
+        query_scalar: scores are q·k / sqrt(query_scalar); None: d_head.
+        attn_logit_cap: c of the scores' soft cap, c tanh(s / c).
+        logit_cap: the same of the logits.
+        wide_norms: the weights of norms are float32 or better in a model of any dtype, and are applied before rounding.
     """
 
     family: str
@@ -49,7 +87,33 @@ class DecoderConfig:
     parallel: bool = False
     tied_embedding: bool = False
     windows: tuple[int, ...] | None = None
+    local_rope_theta: float | None = None
+    embedding_scale: float = 1.0
+    query_scalar: float | None = None
+    attn_logit_cap: float | None = None
+    logit_cap: float | None = None
+    wide_norms: bool = False
 
     @property
     def queries_per_kv(self) -> int:
         return self.n_heads // self.n_kv_heads
+
+    @property
+    def rope_attention_factor(self) -> float:
+        return self.rope_scaling.attention_factor if isinstance(self.rope_scaling, YarnRope) else 1.0
+
+
+def config_from_json(raw: dict[str, Any]) -> DecoderConfig:
+    """Undo `dataclasses.asdict` and a passage through JSON.
+
+    Raises:
+        TypeError: fields that a configuration does not have, or lacks.
+    """
+    scaling, windows = raw.get("rope_scaling"), raw.get("windows")
+    if scaling is not None:
+        names = set(scaling)
+        kind = next((k for k in (LinearRope, Llama3Rope, YarnRope) if {f.name for f in fields(k)} == names), None)
+        if kind is None:
+            raise TypeError(f"rope scaling with {sorted(names)}")
+        scaling = kind(**scaling)
+    return DecoderConfig(**raw | {"rope_scaling": scaling, "windows": None if windows is None else tuple(windows)})

@@ -1,7 +1,6 @@
 """Hugging Face `config.json` → `DecoderConfig`. An attribute nobody has thought about is refused, not ignored.
 
-Both spellings are read: `rope_theta` / `rope_scaling` / `torch_dtype` (transformers 4) and `rope_parameters` /
-`dtype` (transformers 5).
+The spellings of transformers 4 and 5 are read. Of a Gemma 3 that sees pictures only the language model is taken.
 """
 
 import json
@@ -9,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from jsaeval.errors import InputError, nearest
-from jsaeval.lm.config import DecoderConfig, RopeScaling
+from jsaeval.lm.config import DecoderConfig
+from jsaeval.lm.hf_rope import read_rope, read_two_ropes
 
 
 # Attributes that change nothing about the function from tokens to logits.
 _BOOKKEEPING = """
     architectures auto_map bos_token_id chunk_size_feed_forward dtype eos_token_id id2label initializer_range
-    is_decoder is_encoder_decoder is_llama_config label2id model_type name_or_path _name_or_path
+    cache_implementation is_decoder is_encoder_decoder is_llama_config label2id model_type name_or_path _name_or_path
     output_attentions output_hidden_states pad_token_id pretraining_tp problem_type return_dict
     rope_interleaved torch_dtype transformers.js_config transformers_version unk_token_id use_cache
     attention_dropout keys_to_ignore_at_inference hidden_dropout classifier_dropout attn_pdrop embd_pdrop
@@ -45,6 +45,34 @@ _NEOX_READ = """
     rope_parameters partial_rotary_factor use_parallel_residual hidden_act tie_word_embeddings
 """
 _NEOX_FIXED = {"attention_bias": True}
+_GEMMA_READ = """
+    hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
+    vocab_size max_position_embeddings rms_norm_eps rope_theta rope_scaling rope_parameters
+    tie_word_embeddings attention_bias hidden_act hidden_activation
+"""
+_GEMMA2_READ = f"""{_GEMMA_READ}
+    sliding_window layer_types query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping
+"""
+_GEMMA3_READ = f"{_GEMMA2_READ} rope_local_base_freq sliding_window_pattern _sliding_window_pattern"
+_GEMMA_FIXED = {"use_bidirectional_attention": False}
+_GEMMA_DEFAULTS: dict[str, dict[str, Any]] = {
+    "gemma": {"rms_norm_eps": 1e-6, "head_dim": 256, "vocab_size": 256_000, "max_position_embeddings": 8192},
+}
+_GEMMA_DEFAULTS["gemma2"] = _GEMMA_DEFAULTS["gemma"] | {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "sliding_window": 4096,
+    "query_pre_attn_scalar": 256,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+}
+_GEMMA_DEFAULTS["gemma3"] = _GEMMA_DEFAULTS["gemma2"] | {
+    "vocab_size": 262_208,
+    "max_position_embeddings": 131_072,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+}
+_GLOBAL_EVERY = {"gemma2": 2, "gemma3": 6}  # of so many blocks the last has no window
 _ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh"}
 _ACTIVATIONS |= {"gelu_pytorch_tanh": "gelu_tanh"}
 
@@ -67,11 +95,12 @@ def read_hf_config(folder: Path) -> tuple[DecoderConfig, dict[str, Any]]:
         raise InputError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: a JSON object was expected, found {type(raw).__name__}")
-    return decoder_config(raw, str(path)), raw
+    return decoder_config(raw, str(path)), _language_model(raw)
 
 
 def decoder_config(raw: dict[str, Any], where: str) -> DecoderConfig:
     """`DecoderConfig` of a raw Hugging Face configuration; `where` names it in errors."""
+    raw = _language_model(raw)
     family = raw.get("model_type")
     if family not in FAMILIES:
         raise InputError(f"{where}: model_type {family!r} is not supported{nearest(str(family), FAMILIES)}")
@@ -80,7 +109,7 @@ def decoder_config(raw: dict[str, Any], where: str) -> DecoderConfig:
     if unknown:
         raise InputError(f"{where}: unknown attribute(s) {', '.join(unknown)}; remove them if they change nothing")
     for key, value in fixed.items():
-        if key in raw and raw[key] != value:
+        if key in raw and raw[key] != value and (raw[key] or value):  # null says as much as false
             raise InputError(f"{where}: {key} = {raw[key]!r} is not supported (only {value!r} is)")
     try:
         config = parse(raw, family, where)
@@ -95,12 +124,21 @@ def decoder_config(raw: dict[str, Any], where: str) -> DecoderConfig:
     return config
 
 
+def _language_model(raw: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of the language model alone: `text_config` of a Gemma 3 that sees pictures."""
+    if raw.get("model_type") != "gemma3":
+        return raw
+    shared = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
+    lifted = {key: raw[key] for key in shared if raw.get(key) is not None}
+    return {"model_type": "gemma3_text"} | dict(raw.get("text_config") or {}) | lifted
+
+
 def _llama(raw: dict[str, Any], family: str, where: str) -> DecoderConfig:
     n_heads, d_model = int(raw["num_attention_heads"]), int(raw["hidden_size"])
     d_head = int(raw.get("head_dim") or d_model // n_heads)
-    rope, partial = _rope(raw, where)
-    if partial != 1.0:
-        raise InputError(f"{where}: partial_rotary_factor = {partial} is not supported for {family}")
+    rope = read_rope(raw, where)
+    if rope.partial != 1.0:
+        raise InputError(f"{where}: partial_rotary_factor = {rope.partial} is not supported for {family}")
     return DecoderConfig(
         family=family,
         n_blocks=int(raw["num_hidden_layers"]),
@@ -115,7 +153,8 @@ def _llama(raw: dict[str, Any], family: str, where: str) -> DecoderConfig:
         rotary_dims=d_head,
         tied_embedding=bool(raw.get("tie_word_embeddings", False)),
         windows=_windows(raw, family),
-        **rope,
+        rope_theta=rope.theta,
+        rope_scaling=rope.scaling,
     )
 
 
@@ -142,7 +181,7 @@ def _gpt2(raw: dict[str, Any], family: str, where: str) -> DecoderConfig:
 def _gpt_neox(raw: dict[str, Any], family: str, where: str) -> DecoderConfig:
     n_heads, d_model = int(raw["num_attention_heads"]), int(raw["hidden_size"])
     d_head = d_model // n_heads
-    rope, partial = _rope(raw, where, default_partial=0.25)
+    rope = read_rope(raw, where, default_partial=0.25)
     return DecoderConfig(
         family=family,
         n_blocks=int(raw["num_hidden_layers"]),
@@ -155,12 +194,13 @@ def _gpt_neox(raw: dict[str, Any], family: str, where: str) -> DecoderConfig:
         context=int(raw["max_position_embeddings"]),
         norm_eps=float(raw.get("layer_norm_eps", 1e-5)),
         norm="layer",
-        rotary_dims=int(d_head * partial),
+        rotary_dims=int(d_head * rope.partial),
+        rope_theta=rope.theta,
+        rope_scaling=rope.scaling,
         activation=_activation(raw.get("hidden_act", "gelu"), where),
         gated=False,
         parallel=bool(raw.get("use_parallel_residual", True)),
         tied_embedding=bool(raw.get("tie_word_embeddings", False)),
-        **rope,
     )
 
 
@@ -175,36 +215,61 @@ def _windows(raw: dict[str, Any], family: str) -> tuple[int, ...] | None:
     if not window or (family.startswith("qwen") and not raw.get("use_sliding_window", False)):
         return None
     blocks = int(raw["num_hidden_layers"])
-    if "layer_types" in raw:
+    if raw.get("layer_types"):
         limited = [kind == "sliding_attention" for kind in raw["layer_types"]]
     elif family.startswith("qwen"):  # the first max_window_layers blocks see everything
         limited = [i >= raw.get("max_window_layers", blocks) for i in range(blocks)]
+    elif family in _GLOBAL_EVERY:
+        every = raw.get("sliding_window_pattern") or raw.get("_sliding_window_pattern") or _GLOBAL_EVERY[family]
+        limited = [(i + 1) % every != 0 for i in range(blocks)]
     else:
         limited = [True] * blocks
     return tuple(int(window) if is_limited else 0 for is_limited in limited) if any(limited) else None
 
 
-def _rope(raw: dict[str, Any], where: str, default_partial: float = 1.0) -> tuple[dict[str, Any], float]:
-    """`rope_theta` and `rope_scaling` of the config, and the share of each head that turns; from either spelling."""
-    rope = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
-    old_theta = raw.get("rope_theta", raw.get("rotary_emb_base", 10_000.0))
-    old_partial = raw.get("partial_rotary_factor", raw.get("rotary_pct", default_partial))
-    theta, partial = float(rope.pop("rope_theta", old_theta)), float(rope.pop("partial_rotary_factor", old_partial))
-    kind = rope.pop("rope_type", rope.pop("type", "default"))
-    rope.pop("type", None)
-    if kind == "default" and not rope:
-        return {"rope_theta": theta}, partial
-    if kind != "llama3":
-        raise InputError(f"{where}: rope type {kind!r} with {sorted(rope)} is not supported (default, llama3)")
-    scaling = RopeScaling(
-        factor=float(rope.pop("factor")),
-        low_freq_factor=float(rope.pop("low_freq_factor")),
-        high_freq_factor=float(rope.pop("high_freq_factor")),
-        original_context=int(rope.pop("original_max_position_embeddings")),
+def _gemma(raw: dict[str, Any], family: str, where: str) -> DecoderConfig:
+    """Gemma 1, 2 and 3. What their configurations leave out has the value that transformers gives it."""
+    generation = family.removesuffix("_text")
+    raw = _GEMMA_DEFAULTS[generation] | raw
+    d_model, d_head = int(raw["hidden_size"]), int(raw["head_dim"])
+    # The first Gemma's "gelu" stands for the tanh approximation.
+    activation = raw.get("hidden_activation") or "gelu_pytorch_tanh"
+    if generation == "gemma" and raw.get("hidden_act", "gelu") not in ("gelu", "gelu_pytorch_tanh"):
+        raise InputError(f"{where}: hidden_act = {raw['hidden_act']!r} is not supported for gemma (gelu_pytorch_tanh)")
+    rope, local_theta = read_two_ropes(raw, where) if generation == "gemma3" else (read_rope(raw, where), None)
+    if rope.partial != 1.0:
+        raise InputError(f"{where}: partial_rotary_factor = {rope.partial} is not supported for {family}")
+    windows = None if generation == "gemma" else _windows(raw, generation)
+    if generation != "gemma" and windows is None:
+        raise InputError(f"{where}: a {generation} without a sliding_window is not supported")
+
+    def number(key: str) -> float | None:
+        return None if raw.get(key) is None else float(raw[key])
+
+    return DecoderConfig(
+        family=generation,
+        n_blocks=int(raw["num_hidden_layers"]),
+        d_model=d_model,
+        n_heads=int(raw["num_attention_heads"]),
+        n_kv_heads=int(raw["num_key_value_heads"]),
+        d_head=d_head,
+        d_mlp=int(raw["intermediate_size"]),
+        vocab=int(raw["vocab_size"]),
+        context=int(raw["max_position_embeddings"]),
+        norm_eps=float(raw["rms_norm_eps"]),
+        rotary_dims=d_head,
+        rope_theta=rope.theta,
+        rope_scaling=rope.scaling,
+        activation=_activation(activation, where),
+        tied_embedding=bool(raw.get("tie_word_embeddings", True)),
+        windows=windows,
+        local_rope_theta=local_theta,
+        embedding_scale=d_model**0.5,
+        query_scalar=number("query_pre_attn_scalar"),
+        attn_logit_cap=number("attn_logit_softcapping"),
+        logit_cap=number("final_logit_softcapping"),
+        wide_norms=True,
     )
-    if rope:
-        raise InputError(f"{where}: unknown rope attribute(s) {', '.join(sorted(rope))}")
-    return {"rope_theta": theta, "rope_scaling": scaling}, partial
 
 
 FAMILIES = {
@@ -212,6 +277,9 @@ FAMILIES = {
     "mistral": (_llama, _LLAMA_READ, _LLAMA_FIXED),
     "qwen2": (_llama, _LLAMA_READ, _LLAMA_FIXED),
     "qwen3": (_llama, _LLAMA_READ, _LLAMA_FIXED),
+    "gemma": (_gemma, _GEMMA_READ, _GEMMA_FIXED),
+    "gemma2": (_gemma, _GEMMA2_READ, _GEMMA_FIXED),
+    "gemma3_text": (_gemma, _GEMMA3_READ, _GEMMA_FIXED | {"attn_logit_softcapping": None}),
     "gpt2": (_gpt2, _GPT2_READ, _GPT2_FIXED),
     "gpt_neox": (_gpt_neox, _NEOX_READ, _NEOX_FIXED),
 }

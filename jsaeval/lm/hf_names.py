@@ -1,9 +1,11 @@
-"""Tensor names and layouts of GPT-2 and GPT-NeoX → those of Llama, which `jsaeval.lm.weights` knows.
+"""Tensor names and layouts of GPT-2, GPT-NeoX and Gemma → those of Llama, which `jsaeval.lm.weights` knows.
 
 GPT-2 stores its matrices as (in, out), and queries, keys and values side by side. GPT-NeoX stores them interleaved:
-query, key and value of head 0, then of head 1, and so on.
+query, key and value of head 0, then of head 1, and so on. Gemma stores the weight of a norm less 1; its
+`post_attention_layernorm` is, from Gemma 2 on, a norm after attention and not, as Llama's, one before the MLP.
 """
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -18,13 +20,15 @@ Names = dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]]
 
 def canonical(tensors: Tensors, config: DecoderConfig) -> Tensors:
     """The tensors of a Hugging Face folder under canonical names. Those of the Llama family have them already."""
-    if config.family not in _FAMILIES:
+    if config.family in ("gemma", "gemma2", "gemma3"):
+        names = _gemma(config, tensors.names)
+    elif config.family in _FAMILIES:
+        prefix, names_of = _FAMILIES[config.family]
+        stored = {name.removeprefix(prefix): name for name in tensors.names}
+        names = {o: (stored[theirs], change) for o, (theirs, change) in names_of(config).items() if theirs in stored}
+        names |= {name: (name, _same) for name in tensors.names - {theirs for theirs, _ in names.values()}}
+    else:
         return tensors
-    prefix, names_of = _FAMILIES[config.family]
-    stored = {name.removeprefix(prefix): name for name in tensors.names}
-    names = {ours: (stored[theirs], change) for ours, (theirs, change) in names_of(config).items() if theirs in stored}
-    unknown = {name: (name, _same) for name in tensors.names - {theirs for theirs, _ in names.values()}}
-    names |= unknown
 
     def read(name: str) -> np.ndarray:
         theirs, change = names[name]
@@ -39,6 +43,31 @@ def _same(x: np.ndarray) -> np.ndarray:
 
 def _transposed(x: np.ndarray) -> np.ndarray:
     return x.T
+
+
+def _plus_one(x: np.ndarray) -> np.ndarray:
+    return 1 + np.asarray(x, np.float32)
+
+
+_NOT_LANGUAGE = re.compile(r"^(model\.)?(vision_tower|multi_modal_projector)\.")
+_LANGUAGE = re.compile(r"^(?:model\.language_model\.|language_model\.model\.)")  # of transformers 5 and 4
+_SANDWICH = {
+    "post_attention_layernorm": "self_attn.out_norm",
+    "pre_feedforward_layernorm": "post_attention_layernorm",
+    "post_feedforward_layernorm": "mlp.out_norm",
+}
+
+
+def _gemma(config: DecoderConfig, stored: frozenset[str]) -> Names:
+    names: Names = {}
+    for theirs in stored:
+        if _NOT_LANGUAGE.match(theirs):
+            continue
+        ours = _LANGUAGE.sub("model.", theirs).removeprefix("language_model.")
+        if config.family != "gemma":
+            ours = re.sub("|".join(_SANDWICH), lambda match: _SANDWICH[match[0]], ours)
+        names[ours] = (theirs, _plus_one if ours.endswith("norm.weight") else _same)
+    return names
 
 
 def _gpt2(config: DecoderConfig) -> Names:

@@ -17,7 +17,7 @@ from jsaeval.cache import SMOLLM2, atomic, cache_dir, sha256_of, wheel_member
 from jsaeval.errors import InputError, nearest
 from jsaeval.lm import tokenizer as tokenizers_
 from jsaeval.lm.card import LMCard, card_of
-from jsaeval.lm.config import DecoderConfig
+from jsaeval.lm.config import DecoderConfig, config_from_json
 from jsaeval.lm.decoder import Decoder
 from jsaeval.lm.gguf_weights import GGUFFile
 from jsaeval.lm.hf_config import read_hf_config
@@ -63,7 +63,7 @@ def load_lm(name: str | Path, dtype: DTypeLike = jnp.float32, mesh: Mesh | None 
     """
     path = _resolve(str(name))
     config, arrays, (bos, eos, pad), sha256 = _read_folder(path) if path.is_dir() else _read_gguf(path, str(name))
-    card = LMCard(str(name), str(path), sha256, config.context, bos, eos, pad)
+    card = LMCard(str(name), str(path), sha256, config.context, bos, eos, pad, config.family)
     return build(config, arrays, card, jnp.dtype(dtype), mesh)
 
 
@@ -117,7 +117,7 @@ def _read_gguf(path: Path, name: str) -> _Read:
             with safe_open(kept, framework="numpy") as handle:
                 head = json.loads(handle.metadata()["decoder"])
             arrays = {name: LazyArray(view.shape, view.__getitem__) for name, view in views(kept).items()}
-            return DecoderConfig(**head["config"]), arrays, tuple(head["special_ids"]), sha256
+            return config_from_json(head["config"]), arrays, tuple(head["special_ids"]), sha256
         except (SafetensorError, ValueError, KeyError, TypeError):  # cut short by a full disk; made again below
             kept.unlink()
     file = GGUFFile(path)

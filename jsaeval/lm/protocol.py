@@ -29,16 +29,25 @@ def no_tap(site: str, block: Block, activation: Array, state: PyTree) -> tuple[A
     return activation, state
 
 
+no_tap.sites = ()
+
+
 def looks_at(tap: Tap, site: str) -> bool:
     """Whether a tap may do anything at a site: a tap may say so in an attribute `sites`, which can save work."""
-    return tap is not no_tap and site in getattr(tap, "sites", (site,))
+    return site in getattr(tap, "sites", (site,))
+
+
+def logit_cap_of(lm: Any) -> float | None:
+    """c of the soft cap c tanh(z / c) on the logits z of a host LM, from its attribute `logit_cap` if it has one."""
+    return getattr(lm, "logit_cap", None)
 
 
 @runtime_checkable
 class HostLM(Protocol):
     """A causal language model cut into pieces that can be run separately.
 
-    `final(run(embed(tokens), 0, n_blocks)[0]) @ unembedding.T` are the logits.
+    `final(run(embed(tokens), 0, n_blocks)[0]) @ unembedding.T` are the logits, or c tanh(z / c) of these z where the
+    model has an attribute `logit_cap` that is c and not None.
 
     `run` takes static bounds (then it can be differentiated) or traced ones (then one compiled program serves
     every hook), and calls the tap at the sites of `jsaeval.hooks.SITES` that the model has. `attn.hook_z` is given with

@@ -1,8 +1,9 @@
 """Named tensors of one block each → the stacked, fused arrays of a `Decoder`.
 
 Every source of weights presents itself as `Tensors`, with Hugging Face's Llama names and orientation
-(`model.layers.{i}.self_attn.q_proj.weight`, shape (out, in)); only this file knows how they are laid out. Nothing is
-read before it is asked for, and then only the part that is: on a mesh each process reads what its devices hold.
+(`model.layers.{i}.self_attn.q_proj.weight`, shape (out, in)), and with `self_attn.out_norm` and `mlp.out_norm` for
+norms that Llama has not; only this file knows how they are laid out. Nothing is read before it is asked for, and then
+only the part that is: on a mesh each process reads what its devices hold.
 """
 
 import re
@@ -16,7 +17,7 @@ from jax.sharding import Mesh
 
 from jsaeval.errors import InputError
 from jsaeval.lm.card import LMCard
-from jsaeval.lm.config import DecoderConfig
+from jsaeval.lm.config import DecoderConfig, RopeScaling
 from jsaeval.lm.decoder import Blocks, Decoder
 from jsaeval.lm.rotary import inverse_frequencies
 from jsaeval.mesh import array_of, replicate, spec_of
@@ -174,6 +175,8 @@ def _block(c: DecoderConfig, layer: str, tensors: Tensors, need: Callable[..., s
         "k_norm": (f"{attn}.k_norm.weight", c.d_head),
         "attn_norm_bias": (f"{layer}.input_layernorm.bias", c.d_model),
         "mlp_norm_bias": (f"{layer}.post_attention_layernorm.bias", c.d_model),
+        "attn_out_norm": (f"{attn}.out_norm.weight", c.d_model),
+        "mlp_out_norm": (f"{mlp}.out_norm.weight", c.d_model),
         "out_bias": (f"{attn}.o_proj.bias", c.d_model),
         "down_bias": (f"{mlp}.down_proj.bias", c.d_model),
     }
@@ -196,8 +199,10 @@ def build(
     bad: dict[str, None] = {}
 
     def on_devices(name: str, array: LazyArray) -> jax.Array:
+        own = wide_dtype(dtype) if config.wide_norms and name.endswith("norm") else dtype
+
         def read(index: Index) -> np.ndarray:
-            part = np.asarray(array[index], dtype)
+            part = np.asarray(array[index], own)
             if not np.isfinite(part).all():
                 bad[name] = None
             return part
@@ -210,13 +215,18 @@ def build(
     device = {name: on_devices(name, array) for name, array in arrays.items()}
     if bad:
         raise InputError(f"{card.source}: NaN or Inf in the weights ({', '.join(bad)})")
-    frequency = inverse_frequencies(config.rotary_dims, config.rope_theta, config.rope_scaling)
-    frequency = np.asarray(frequency, wide_dtype(dtype))
+
+    def frequencies(theta: float, scaling: RopeScaling | None) -> jax.Array:
+        host = np.asarray(inverse_frequencies(config.rotary_dims, theta, scaling), wide_dtype(dtype))
+        return jnp.asarray(host) if mesh is None else replicate(host, mesh)
+
+    local = None if config.local_rope_theta is None else frequencies(config.local_rope_theta, None)
     blocks = {name.removeprefix("blocks."): device.pop(name) for name in list(device) if name.startswith("blocks.")}
     return Decoder(
         **device,
         blocks=Blocks(**blocks),
-        rope_frequency=jnp.asarray(frequency) if mesh is None else replicate(frequency, mesh),
+        rope_frequency=frequencies(config.rope_theta, config.rope_scaling),
+        local_rope_frequency=local,
         config=config,
         card=card,
     )

@@ -16,7 +16,7 @@ from jsaeval.forward.head import head
 from jsaeval.forward.splice import prefix, read_at_hook, splice, suffix
 from jsaeval.forward.sums import over_row, square
 from jsaeval.hooks import Hook
-from jsaeval.lm.protocol import HostLM
+from jsaeval.lm.protocol import HostLM, logit_cap_of
 from jsaeval.numerics import wide
 from jsaeval.sae.module import SAE
 
@@ -99,7 +99,7 @@ def downstream_loss(
         hook, residual, masks, read, x = _enter(lm, sae, tokens, hook, masks)
         final, _ = suffix(lm, hook, residual, _streams(sae, read, x, masks))
         none = jnp.zeros((0, *final.shape[2:]), final.dtype)
-        _, spliced, _ = head(lm.unembedding, final, none, tokens, lm.vocab)
+        _, spliced, _ = head(lm.unembedding, final, none, tokens, lm.vocab, logit_cap=logit_cap_of(lm))
         return _mean(spliced.kl[0], masks.metric)
 
 

@@ -213,7 +213,7 @@ def hook_of(sae: SAE, override: str | None, lm: HostLM) -> Hook:
         raise InputError(f"{name}: a transcoder; --hook is what it reads and what it predicts, e.g. {sae.card.hooks}")
     if text is None:
         raise InputError(f"{name}: does not say which hook it reads; give --hook, e.g. blocks.9.hook_resid_post")
-    hook = parse_hook(text, lm.n_blocks)
+    hook = parse_hook(text, lm.n_blocks, card_of(lm).family)
     try:
         read, written = (hook_width(lm, site) for site in (hook.reads or hook.site, hook.site))
     except ValueError as error:

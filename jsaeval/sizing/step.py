@@ -89,7 +89,8 @@ def step_of(job: Job, mesh: Mesh | AbstractMesh, rows: int, tokens_at_once: int 
     dtype = jnp.dtype(job.dtype)
     lm = abstract_decoder(job.lm, dtype)
     site, config = job.hook.site, job.lm
-    d_in = config.n_heads * config.d_head if site == "attn.hook_z" else config.d_model
+    widths = {"attn.hook_z": config.n_heads * config.d_head, "mlp.hook_post": config.d_mlp}
+    d_in = widths.get(site, config.d_model)
     sae = dictionary(d_in, job.width, job.k, dtype)
     array = jax.ShapeDtypeStruct
     row = lambda dtype: array((rows, job.context), dtype)  # noqa: E731

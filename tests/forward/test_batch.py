@@ -17,7 +17,7 @@ from jsaeval.forward.splice import hook_width, prefix
 from jsaeval.hooks import SITES, Hook, parse_hook
 from jsaeval.mesh import make_mesh
 from tests.forward import oracle
-from tests.tiny import CONFIG, make_lm, random_tensors, tiny_lm, tiny_sae
+from tests.tiny import CONFIG, GEMMA2, make_lm, random_tensors, tiny_lm, tiny_sae
 
 
 SPECIAL, PAD = (0, 1, 2), 0
@@ -41,15 +41,22 @@ def as_jax(masks):
 
 
 # What transcoders read and predict; one reads another width than it writes.
-PAIRS = (Hook(1, "hook_mlp_out", "hook_resid_mid"), Hook(1, "hook_mlp_out", "attn.hook_z"))
+PAIRS = (
+    Hook(1, "hook_mlp_out", "hook_resid_mid"),
+    Hook(1, "hook_mlp_out", "attn.hook_z"),
+    Hook(1, "hook_mlp_out", "ln2.hook_normalized"),
+)
+CASES = [(CONFIG, hook) for hook in (*(Hook(1, site) for site in SITES), *PAIRS)]
+CASES += [(GEMMA2, Hook(1, "hook_resid_post")), (GEMMA2, Hook(1, "hook_mlp_out", "mlp.hook_in"))]
 
 
-@pytest.mark.parametrize("hook", [*(Hook(1, site) for site in SITES), *PAIRS], ids=lambda hook: hook.name)
-def test_every_column_against_the_oracle(hook):
-    tokens, tensors = rows_with_everything(), random_tensors()
+@pytest.mark.parametrize(("config", "hook"), CASES, ids=lambda x: x.name if isinstance(x, Hook) else x.family)
+def test_every_column_against_the_oracle(config, hook):
+    """Gemma 2: norms after attention and MLP, windows, soft caps."""
+    tokens, tensors = rows_with_everything(), random_tensors(config, out_norms=config is GEMMA2)
     choices = [make_masks(tokens, SPECIAL, PAD, *n) for n in (("no-special",), ("all",), ("no-special", "all"))]
     with jax.enable_x64(True):
-        lm = make_lm(CONFIG, tensors, jnp.float64)
+        lm = make_lm(config, tensors, jnp.float64)
         read, width = hook_width(lm, hook.reads or hook.site), hook_width(lm, hook.site)
         sizes = {"d_in": read, "d_out": None if hook.reads is None else width}
         saes = [to(jnp.float64, tiny_sae(kind, **sizes)) for kind in ("relu", "topk", "jumprelu")]
@@ -62,7 +69,7 @@ def test_every_column_against_the_oracle(hook):
         vectors = {name: np.zeros(v.shape) for name, v in got.vectors.items()}
         for r, row in enumerate(tokens):
             own = tuple(m[r] for m in masks)
-            shared, per_sae, sums = oracle.line(CONFIG, tensors, sae, row, hook, own, np.asarray(mean))
+            shared, per_sae, sums = oracle.line(config, tensors, sae, row, hook, own, np.asarray(mean))
             assert set(shared) == set(got.rows) and set(per_sae) == set(got.saes)
             for name, value in shared.items():
                 np.testing.assert_allclose(got.rows[name][r], value, rtol=1e-9, atol=1e-9, err_msg=name)

@@ -22,9 +22,10 @@ def inputs(scale=1.0, streams=4, rows=3, positions=21, d=8, vocab=37):
     return unembedding, np.concatenate([clean, moving]), constant, targets
 
 
-def expected(unembedding, streams, constant, targets):
+def expected(unembedding, streams, constant, targets, cap=None):
     streams = np.concatenate([streams, np.broadcast_to(constant[:, None], (len(constant), *streams.shape[1:]))])
-    logp = log_softmax(streams @ unembedding.T)
+    logits = streams @ unembedding.T
+    logp = log_softmax(logits if cap is None else cap * np.tanh(logits / cap))
     p = np.exp(logp[0])
     pick = np.take_along_axis(logp, targets[None, ..., None], -1)[..., 0]
     return {
@@ -47,6 +48,21 @@ def test_against_float64(chunk):
         np.testing.assert_allclose(getattr(still, name), value[-1:], rtol=1e-6, atol=3e-6, err_msg=name)
     assert moving.kl.shape == (4, 3, 21) and still.kl.shape == (1, 3, 21)
     assert float(jnp.abs(moving.kl[0]).max()) < 1e-6 and bool(moving.top1[0].all())
+
+
+@pytest.mark.parametrize(("cap", "scale"), [(3.0, 1.0), (30.0, 2.0)])
+def test_soft_capped_logits_against_float64(cap, scale):
+    """A cap that most logits feel, and Gemma 2's; padding of the vocabulary stays out of it."""
+    arrays = inputs(scale)
+    unembedding, *rest = [jnp.asarray(a, jnp.float32 if a.dtype == float else jnp.int32) for a in arrays]
+    padded = jnp.concatenate([unembedding, jnp.zeros((3, unembedding.shape[1]))])
+    ce, moving, still = head(padded, *rest, vocab=len(unembedding), logit_cap=cap)
+    want = expected(*arrays, cap)
+    assert np.abs(want["kl"] - expected(*arrays)["kl"]).max() > 0.1
+    np.testing.assert_allclose(ce, want["ce"][0], atol=2e-6)
+    for name, value in want.items():
+        np.testing.assert_allclose(getattr(moving, name), value[1:-1], rtol=2e-6, atol=5e-6, err_msg=name)
+        np.testing.assert_allclose(getattr(still, name), value[-1:], rtol=2e-6, atol=5e-6, err_msg=name)
 
 
 def test_extreme_logits_are_finite():

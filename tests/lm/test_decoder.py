@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from jsaeval.hooks import SITES
-from jsaeval.lm.config import RopeScaling
+from jsaeval.lm.config import LinearRope, Llama3Rope, YarnRope
 from jsaeval.lm.protocol import HostLM
 from tests.lm import oracle
-from tests.tiny import CONFIG, make_lm, random_tensors
+from tests.tiny import CONFIG, GEMMA, GEMMA2, GEMMA3, make_lm, random_tensors
 
 
-SCALING = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=16)
+SCALING = Llama3Rope(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=16)
+YARN = YarnRope(factor=8.0, original_context=64, attention_factor=1.2, beta_fast=6.0, beta_slow=0.5)
+ROTARY = dataclasses.replace(CONFIG, d_head=12, rotary_dims=12)
 GPT = dataclasses.replace(CONFIG, n_kv_heads=4, norm="layer", activation="gelu", gated=False)
 CASES = {
     "grouped heads": (CONFIG, {}),
@@ -27,13 +29,20 @@ CASES = {
     "gpt_neox": (dataclasses.replace(GPT, parallel=True, rotary_dims=2), {"biases": True}),
     "gpt_neox in sequence": (dataclasses.replace(GPT, rotary_dims=4), {"biases": True}),
     "biases everywhere": (CONFIG, {"biases": True}),
-    "scaled rotary": (dataclasses.replace(CONFIG, rope_scaling=SCALING, d_head=12, rotary_dims=12), {}),
+    "scaled rotary": (dataclasses.replace(ROTARY, rope_scaling=SCALING), {}),
+    "linear rotary": (dataclasses.replace(ROTARY, rope_scaling=LinearRope(3.0)), {}),
+    "yarn": (dataclasses.replace(ROTARY, rope_scaling=YARN), {}),
+    "yarn, not truncated": (dataclasses.replace(ROTARY, rope_scaling=dataclasses.replace(YARN, truncate=False)), {}),
+    "gemma": (GEMMA, {}),
+    "gemma2": (GEMMA2, {"out_norms": True}),
+    "gemma3": (GEMMA3, {"out_norms": True, "qk_norm": True}),
 }
 
 
 def logits(lm, tokens):
     residual, _ = lm.run(lm.embed(tokens), 0, lm.n_blocks)
-    return jnp.einsum("btd,vd->btv", lm.final(residual), lm.unembedding)
+    z, cap = jnp.einsum("btd,vd->btv", lm.final(residual), lm.unembedding), lm.logit_cap
+    return z if cap is None else cap * jnp.tanh(z / cap)
 
 
 def record(lm, tokens):

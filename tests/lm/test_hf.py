@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from jsaeval.errors import InputError
-from jsaeval.lm.config import RopeScaling
+from jsaeval.lm.config import Llama3Rope
 from jsaeval.lm.hf_config import decoder_config
 from jsaeval.lm.load import load_lm, load_tokenizer
 from jsaeval.lm.weights import LazyArray, Tensors, build, stack
@@ -81,7 +81,8 @@ def test_the_tokenizer_of_a_folder(tmp_path):
         ({"partial_rotary_factor": 0.5}, "unknown attribute.s. partial_rotary_factor"),
         ({"model_type": "lama"}, "did you mean 'llama'"),
         ({"num_key_value_heads": 3}, "do not divide"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn'"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "not supported .default, linear, llama3, yarn"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "beta": 1}}, "unknown rope attribute.s. beta"),
         ({"hidden_size": None}, "wrong type"),
     ],
 )
@@ -101,7 +102,7 @@ def test_both_spellings_of_the_rotary_parameters():
     old = HF_CONFIG | {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3"} | llama3}
     new = {k: v for k, v in HF_CONFIG.items() if k != "rope_theta"}
     new["rope_parameters"] = {"rope_type": "llama3", "rope_theta": 5e5} | llama3
-    expected = dataclasses.replace(CONFIG, rope_theta=5e5, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192))
+    expected = dataclasses.replace(CONFIG, rope_theta=5e5, rope_scaling=Llama3Rope(8.0, 1.0, 4.0, 8192))
     assert decoder_config(old, "old") == decoder_config(new, "new") == expected
 
 

@@ -1,5 +1,6 @@
 """Parity with `transformers` (torch, float32). Runs with `make test-peers`, which makes the peers' environment."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from jsaeval.hooks import SITES
+from jsaeval.lm.hf_rope import read_rope
 from jsaeval.lm.load import load_lm
+from jsaeval.lm.rotary import inverse_frequencies
 
 
 pytestmark = pytest.mark.peers
@@ -30,6 +33,14 @@ FAMILIES = (
     "pythia",
     "gpt_neox_sequential",
     "qwen3",
+    "linear_rope",
+    "yarn_rope",
+    "gemma",
+    "gemma_mqa",
+    "gemma2",
+    "gemma2_mha",
+    "gemma3",
+    "gemma3_mqa",
 )
 
 
@@ -47,7 +58,8 @@ def folder(tmp_path_factory):
 
 def logits(lm, tokens):
     residual, _ = lm.run(lm.embed(tokens), 0, lm.n_blocks)
-    return jnp.einsum("btd,vd->btv", lm.final(residual), lm.unembedding)
+    z, cap = jnp.einsum("btd,vd->btv", lm.final(residual), lm.unembedding), lm.logit_cap
+    return z if cap is None else cap * jnp.tanh(z / cap)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -70,6 +82,35 @@ def test_a_family(family, folder):
     sites = len(SITES) - lm.config.parallel  # a parallel block has no residual stream in its middle
     assert len(worst) == 3 * sites + 1
     assert max(worst.values()) < 1e-4, worst
+
+
+def test_rotary_frequencies(tmp_path):
+    """Every type and option against `ROPE_INIT_FUNCTIONS`, which computes in float32."""
+    context = {"original_max_position_embeddings": 160, "rope_theta": 10_000.0}
+    asked = [
+        {"rope_type": "linear", "factor": 3.0, "rope_theta": 500_000.0},
+        {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0} | context,
+        *(
+            {"rope_type": "yarn", "factor": 4.0} | context | more
+            for more in (
+                {},
+                {"beta_fast": 16.0, "beta_slow": 2.0},
+                {"truncate": False},
+                {"attention_factor": 0.7},
+                {"mscale": 0.5, "mscale_all_dim": 1.5},
+                {"factor": None},
+            )
+        ),
+    ]
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    reference("ropes", tmp_path / "asked.json", tmp_path / "ropes.npz")
+    expected = np.load(tmp_path / "ropes.npz")
+    for i, parameters in enumerate(asked):
+        rope = read_rope({"rope_parameters": parameters, "max_position_embeddings": 640}, "")
+        frequency = inverse_frequencies(32, rope.theta, rope.scaling)
+        np.testing.assert_allclose(frequency, expected[f"{i}"], rtol=2e-6, err_msg=str(parameters))
+        factor = getattr(rope.scaling, "attention_factor", 1.0)
+        np.testing.assert_allclose(factor, expected[f"{i} factor"], rtol=1e-12, err_msg=str(parameters))
 
 
 def test_smollm2(tmp_path):
