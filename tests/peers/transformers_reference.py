@@ -3,6 +3,7 @@
 python transformers_reference.py families OUT          tiny random models, one folder a family, with logits and states
 python transformers_reference.py ropes ASKED OUT       frequencies of a JSON list of rope parameters
 python transformers_reference.py gguf FILE TOKENS OUT  logits of a GGUF file in float32
+python transformers_reference.py tokenize FILE TEXTS OUT  token ids of a JSON list of texts
 """
 
 import json
@@ -155,6 +156,13 @@ def gguf(file: Path, tokens: Path, out: Path) -> None:
     np.save(out, logits.numpy())
 
 
+def tokenize(file: Path, texts: Path, out: Path) -> None:
+    """Token ids of a JSON list of texts by the tokenizer of a GGUF file, without special tokens."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    ids = tokenizer(json.loads(texts.read_text()), add_special_tokens=False)["input_ids"]
+    out.write_text(json.dumps({"ids": ids, "bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}))
+
+
 if __name__ == "__main__":
     command, *paths = sys.argv[1:]
-    {"families": families, "ropes": ropes, "gguf": gguf}[command](*map(Path, paths))
+    {"families": families, "ropes": ropes, "gguf": gguf, "tokenize": tokenize}[command](*map(Path, paths))
