@@ -11,6 +11,7 @@ from jsaeval.errors import InputError, nearest
 from jsaeval.lm.config import DecoderConfig
 from jsaeval.lm.decoder import Blocks, Decoder
 from jsaeval.lm.hf_config import FAMILIES, decoder_config
+from jsaeval.numerics import wide_dtype
 
 
 def _shape(blocks: int, d_model: int, heads: tuple[int, int, int], d_mlp: int, vocab: int, **more) -> DecoderConfig:
@@ -32,12 +33,27 @@ def _shape(blocks: int, d_model: int, heads: tuple[int, int, int], d_mlp: int, v
     )
 
 
-# As their configurations say. Gemma's soft caps, windows and further norms, which hardly cost anything, are left out.
+def _gemma2(blocks: int, d_model: int, heads: tuple[int, int, int], d_mlp: int, query_scalar: int) -> DecoderConfig:
+    n_heads, n_kv_heads, d_head = heads
+    raw = {
+        "model_type": "gemma2",
+        "num_hidden_layers": blocks,
+        "hidden_size": d_model,
+        "num_attention_heads": n_heads,
+        "num_key_value_heads": n_kv_heads,
+        "head_dim": d_head,
+        "intermediate_size": d_mlp,
+        "query_pre_attn_scalar": query_scalar,
+    }
+    return decoder_config(raw, "gemma-2")
+
+
+# As their configurations say.
 SHAPES = {
     "smollm2-135m": _shape(30, 576, (9, 3, 64), 1536, 49152, tied_embedding=True),
-    "gemma-2-2b": _shape(26, 2304, (8, 4, 256), 9216, 256000, tied_embedding=True),
-    "gemma-2-9b": _shape(42, 3584, (16, 8, 256), 14336, 256000, tied_embedding=True),
-    "gemma-2-27b": _shape(46, 4608, (32, 16, 128), 36864, 256000, tied_embedding=True),
+    "gemma-2-2b": _gemma2(26, 2304, (8, 4, 256), 9216, 256),
+    "gemma-2-9b": _gemma2(42, 3584, (16, 8, 256), 14336, 256),
+    "gemma-2-27b": _gemma2(46, 4608, (32, 16, 128), 36864, 144),
     "llama-3.1-8b": _shape(32, 4096, (32, 8, 128), 14336, 128256, context=131072),
     "llama-3.1-70b": _shape(80, 8192, (64, 8, 128), 28672, 128256, context=131072),
 }
@@ -89,34 +105,38 @@ def _any_decoder(config: dict[str, Any], path: Path) -> DecoderConfig:
     sizes = blocks, d_model, heads, d_mlp, vocab, kv_heads, d_head, context
     if min(sizes) < 1 or max(sizes) > 2**27 or heads % kv_heads:
         raise InputError(f"{path}: no decoder has this shape; note that heads have to divide among key-value heads")
-    # Gemma's configurations leave `tie_word_embeddings` out, and transformers then takes it to be true.
+    # Where `tie_word_embeddings` is left out, transformers takes it to be true.
     tied = bool(config.get("tie_word_embeddings", True))
     return _shape(blocks, d_model, (heads, kv_heads, d_head), d_mlp, vocab, context=context, tied_embedding=tied)
 
 
 def abstract_decoder(config: DecoderConfig, dtype: jnp.dtype) -> Decoder:
     """A decoder of a shape; its arrays are `jax.ShapeDtypeStruct`s. Biases are left out."""
+    wide = wide_dtype(dtype)
 
     def array(*size: int, dtype: jnp.dtype = dtype) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(size, dtype)
 
+    def norm(*size: int) -> jax.ShapeDtypeStruct:
+        return array(*size, dtype=wide if config.wide_norms else dtype)
+
     n, d, group = config.n_blocks, config.d_model, config.queries_per_kv
-    blocks = jax.eval_shape(
-        lambda *arrays: Blocks(*arrays),
-        array(n, d),
-        array(n, d, config.n_kv_heads, group + 2, config.d_head),
-        array(n, config.n_kv_heads, group * config.d_head, d),
-        array(n, d),
-        array(n, 1 + config.gated, d, config.d_mlp),
-        array(n, config.d_mlp, d),
-    )
-    return jax.eval_shape(
-        lambda embedding, blocks, norm, frequency, head: Decoder(
-            embedding, blocks, norm, frequency, lm_head=head, config=config
-        ),
-        array(config.vocab, d),
-        blocks,
-        array(d),
-        array(config.d_head // 2, dtype=jnp.dtype(jnp.float32)),
-        None if config.tied_embedding else array(config.vocab, d),
-    )
+    blocks = {
+        "attn_norm": norm(n, d),
+        "qkv": array(n, d, config.n_kv_heads, group + 2, config.d_head),
+        "out": array(n, config.n_kv_heads, group * config.d_head, d),
+        "mlp_norm": norm(n, d),
+        "up": array(n, 1 + config.gated, d, config.d_mlp),
+        "down": array(n, config.d_mlp, d),
+    }
+    if config.family in ("gemma2", "gemma3"):
+        blocks |= {"attn_out_norm": norm(n, d), "mlp_out_norm": norm(n, d)}
+    if config.family in ("qwen3", "gemma3"):
+        blocks |= {"q_norm": norm(n, config.d_head), "k_norm": norm(n, config.d_head)}
+    frequency = array(config.d_head // 2, dtype=wide)
+    rest = {"embedding": array(config.vocab, d), "final_norm": norm(d), "rope_frequency": frequency}
+    if not config.tied_embedding:
+        rest["lm_head"] = array(config.vocab, d)
+    if config.local_rope_theta is not None:
+        rest["local_rope_frequency"] = frequency
+    return jax.eval_shape(lambda blocks, rest: Decoder(blocks=Blocks(**blocks), **rest, config=config), blocks, rest)
