@@ -7,30 +7,17 @@ from jsaeval.errors import InputError
 from jsaeval.hooks import parse_hook
 
 
-# Module paths, after the block, whose names `parse_hook` does not know. Of Gemma's four norms, the one before the MLP
-# gives what the MLP reads, gain included, and the one after it what it adds to the residual stream.
-_MODULES = {
-    "self_attn.o_proj.input": "attn.hook_z",
-    "pre_feedforward_layernorm.output": "mlp.hook_in",
-    "post_feedforward_layernorm.output": "hook_mlp_out",
-    "mlp.input": "mlp.hook_in",
-    "input": "hook_resid_pre",
-}
-
-
 def tl_hook(module: str) -> str | None:
     """TransformerLens's name for the output (or `.input`) of a Hugging Face module; None: it has none.
 
     The embedding is `blocks.0.hook_resid_pre`, which is all that block 0 reads in models with rotary positions.
     """
-    module = re.sub(r"^(?:(?:model|language_model|transformer|gpt_neox)\.)*", "", module)
-    if re.fullmatch(r"embed_tokens|wte|embed_in", module.removesuffix(".output")):
+    if re.fullmatch(
+        r"(?:(?:model|language_model|transformer|gpt_neox)\.)*(?:embed_tokens|wte|embed_in)(?:\.output)?", module
+    ):
         return "blocks.0.hook_resid_pre"
-    match = re.fullmatch(r"(?:layers|h)\.(\d+)\.(.+)", module)
-    if match and match[2] in _MODULES:
-        return f"blocks.{match[1]}.{_MODULES[match[2]]}"
     try:
-        return parse_hook(module.removesuffix(".output")).name
+        return parse_hook(module).name
     except InputError:
         return None
 
