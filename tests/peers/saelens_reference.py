@@ -16,6 +16,16 @@ from sae_lens.saes.gated_sae import GatedSAE, GatedSAEConfig
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
+from sae_lens.saes.transcoder import (
+    JumpReLUSkipTranscoder,
+    JumpReLUSkipTranscoderConfig,
+    JumpReLUTranscoder,
+    JumpReLUTranscoderConfig,
+    SkipTranscoder,
+    SkipTranscoderConfig,
+    Transcoder,
+    TranscoderConfig,
+)
 
 
 SIZES = dict(d_in=16, d_sae=40, device="cpu", dtype="float32")
@@ -27,6 +37,12 @@ KINDS = {
     "gated": (GatedSAE, GatedSAEConfig, {}),
     "batchtopk": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, {"k": 5}),
 }
+TRANSCODERS = {
+    "transcoder": (Transcoder, TranscoderConfig),
+    "skip_transcoder": (SkipTranscoder, SkipTranscoderConfig),
+    "jumprelu_transcoder": (JumpReLUTranscoder, JumpReLUTranscoderConfig),
+    "jumprelu_skip_transcoder": (JumpReLUSkipTranscoder, JumpReLUSkipTranscoderConfig),
+}
 NORMS = ("none", "constant_norm_rescale", "layer_norm")
 
 
@@ -37,13 +53,7 @@ def inputs() -> torch.Tensor:
 def write(out: Path) -> None:
     for kind, norm, centred in itertools.product(KINDS, NORMS, (True, False)):
         cls, config, options = KINDS[kind]
-        torch.manual_seed(0)
-        sae = cls(config(**SIZES, **options, normalize_activations=norm, apply_b_dec_to_input=centred))
-        for name, parameter in sae.named_parameters():
-            torch.nn.init.normal_(parameter, 0.0, 0.3)
-            if name == "threshold":
-                parameter.data.abs_()
-        sae.cfg.metadata.hook_name = "blocks.1.hook_resid_post"
+        sae = randomised(cls(config(**SIZES, **options, normalize_activations=norm, apply_b_dec_to_input=centred)))
         folder = out / f"{kind}-{norm}-{'centred' if centred else 'plain'}"
         if kind == "batchtopk":
             sae.topk_threshold = torch.tensor(0.4, dtype=torch.double)
@@ -51,6 +61,21 @@ def write(out: Path) -> None:
         else:
             sae.save_model(folder)
         reference(folder)
+    for kind, (cls, config) in TRANSCODERS.items():
+        sae = randomised(cls(config(**SIZES, d_out=12, apply_b_dec_to_input=False)))
+        sae.cfg.metadata.hook_name_out = "blocks.1.hook_mlp_out"
+        sae.save_model(out / kind)
+        reference(out / kind)
+
+
+def randomised(sae):
+    torch.manual_seed(0)
+    for name, parameter in sae.named_parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.3)
+        if name == "threshold":
+            parameter.data.abs_()
+    sae.cfg.metadata.hook_name = "blocks.1.hook_resid_post"
+    return sae
 
 
 def reference(folder: Path) -> None:
@@ -58,7 +83,8 @@ def reference(folder: Path) -> None:
     with torch.no_grad():
         z = sae.encode(x)
         z = z.to_dense() if z.is_sparse else z
-        np.savez(folder / "reference.npz", x=x.numpy(), z=z.numpy(), xhat=sae.decode(z).numpy())
+        y = sae(x) if isinstance(sae, Transcoder) else sae.decode(z)  # a skip is no part of `decode` there
+        np.savez(folder / "reference.npz", x=x.numpy(), z=z.numpy(), xhat=y.numpy())
 
 
 def read(root: Path) -> None:

@@ -1,5 +1,7 @@
 """Folders that SAELens wrote, and that it reads: latents and reconstruction of every architecture and normalisation."""
 
+import dataclasses
+import itertools
 import json
 import subprocess
 from pathlib import Path
@@ -49,16 +51,25 @@ def test_folders_that_saelens_wrote(tmp_path):
     folders = sorted(tmp_path.iterdir())
     found = {folder.name: worst(folder) for folder in folders}
     print(f"SAELens → jsaeval: worst of {len(found)} SAEs {max(found.values()):.1e}")
-    assert len(found) == 36 and max(found.values()) < 1e-5, found
+    assert len(found) == 40 and max(found.values()) < 1e-5, found
+    sae = load_sae(tmp_path / "jumprelu_skip_transcoder")
+    assert sae.W_skip is not None and sae.card.hook_out == "blocks.1.hook_mlp_out"
 
 
 def test_folders_that_we_wrote(tmp_path):
     for activation, norm in OURS:
         save_sae(tiny_sae(activation, input_norm=norm), tmp_path / f"{activation}-{norm}", format="saelens")
+    for kind, skip in itertools.product(("relu", "jumprelu"), (False, True)):
+        sae = tiny_sae(kind)
+        skipping = jnp.asarray(np.random.default_rng(3).standard_normal((16, 16)), jnp.float32) if skip else None
+        sae = dataclasses.replace(
+            sae, W_skip=skipping, card=dataclasses.replace(sae.card, hook_out="blocks.1.hook_out")
+        )
+        save_sae(sae, tmp_path / f"{kind}-{skip}", format="saelens")
     run("read", tmp_path)
     found = {folder.name: worst(folder) for folder in tmp_path.iterdir()}
     print(f"jsaeval → SAELens: worst of {len(found)} SAEs {max(found.values()):.1e}")
-    assert len(found) == len(OURS) and max(found.values()) < 1e-5, found
+    assert len(found) == len(OURS) + 4 and max(found.values()) < 1e-5, found
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def read(path: Path) -> SAE:
         raise InputError(f"{path}: a transcoder with norm_activation {how!r} and no averages is not supported")
     norm = "none" if means is not None else _NORMS[how]
     sae = make_sae(tensors, str(path), activation=act, k=k, input_norm=norm, card=card)
-    rescaled = cfg.get("sparsity_include_decoder_norm", False)
+    rescaled = cfg.get("sparsity_include_decoder_norm", True)
     if rescaled and sae.threshold is not None:
         rows = jnp.maximum(jnp.linalg.norm(sae.W_dec, axis=1), jnp.finfo(jnp.float32).tiny)  # one may be 0
         sae = dataclasses.replace(sae, threshold=jnp.minimum(sae.threshold / rows, jnp.finfo(jnp.float32).max))
@@ -85,9 +85,10 @@ def read(path: Path) -> SAE:
 
 
 def _means(contents: Contents, prefix: str, hook: Any, hook_out: Any) -> tuple[float, float] | None:
-    """The average norms of input and output, where both are in the file."""
+    """The average norms of input and output, if both are in the file. Where they were not known, anything may be."""
     found = contents.read({f"{prefix}{_AVERAGE}{name}": name for name in (hook, hook_out)})
-    return (float(found[hook]), float(found[hook_out])) if {hook, hook_out} == set(found) else None
+    known = {name for name, value in found.items() if value.size == 1 and np.isfinite(value) and value > 0}
+    return (float(found[hook]), float(found[hook_out])) if {hook, hook_out} == known else None
 
 
 def _folded(sae: SAE, mean_in: float, mean_out: float) -> SAE:

@@ -17,7 +17,6 @@ CONFIG = {
     "sae_type": "sae",
     "act_fn": "jumprelu",
     "norm_activation": "dataset-wise",
-    "sparsity_include_decoder_norm": True,
     "hook_point_in": HOOK,
     "hook_point_out": HOOK,
 }
@@ -40,7 +39,7 @@ def original(tensors, config, x, mean_in=None, mean_out=None):
     elif mean_in:
         s_in, s_out = np.sqrt(D) / mean_in, np.sqrt(len(w["b_D"])) / (mean_out or mean_in)
     p = (x * s_in) @ w["W_E"] + w["b_E"]
-    length = np.linalg.norm(w["W_D"], axis=1) if config["sparsity_include_decoder_norm"] else 1.0
+    length = np.linalg.norm(w["W_D"], axis=1) if config.get("sparsity_include_decoder_norm", True) else 1.0
     q = p * length
     if config["act_fn"] == "jumprelu":
         q = q * (q > np.exp(w["activation_function.log_jumprelu_threshold"]))
@@ -55,13 +54,13 @@ def folder(root, tensors, config):
     return root
 
 
-@pytest.mark.parametrize("rescaled", [True, False])
+@pytest.mark.parametrize("rescaled", [{}, {"sparsity_include_decoder_norm": False}])
 @pytest.mark.parametrize(
     ("change", "mean"),
     [({}, 5.0), ({"norm_activation": "inference"}, None), ({"norm_activation": "token-wise"}, None)],
 )
 def test_version_2(change, mean, rescaled, tmp_path):
-    config, tensors, x = CONFIG | change | {"sparsity_include_decoder_norm": rescaled}, state(), inputs(D)
+    config, tensors, x = CONFIG | change | rescaled, state(), inputs(D)
     sae = agrees(folder(tmp_path, tensors, config), x, *original(tensors, config, x, mean))
     assert (sae.card.hook, sae.card.hook_out, sae.b_pre) == (HOOK, None, None)
     assert json.loads(sae.card.declared) == ({} if mean is None else {"mean_norm": mean})
