@@ -47,9 +47,11 @@ def read(path: Path) -> SAE:
         raise InputError(f"{config}: use_glu_encoder, an encoder with a gate of its own, is not supported")
     tensors = look(weights).read(_TENSORS)
     hook, hook_out = cfg.get("hook_point_in"), cfg.get("hook_point_out")
-    card = make_card(weights, NAME, hook, hook_out, cfg.get("model_name"), folder.name, {"l0": cfg.get("top_k")})
+    mean_in, mean_out = _means(config, cfg)
+    declared = {"l0": cfg.get("top_k"), "mean_norm": mean_in}
+    card = make_card(weights, NAME, hook, hook_out, cfg.get("model_name"), folder.name, declared)
     sae = make_sae(tensors, str(weights), card=dataclasses.replace(card, source=str(folder)))
-    scale_in, scale_out = _scales(config, cfg, sae)
+    scale_in, scale_out = sae.d_in**0.5 / mean_in, sae.d_out**0.5 / mean_out
     centred = cfg.get("apply_decoder_bias_to_pre_encoder", False)
     if centred and sae.d_in != sae.d_out:
         raise InputError(f"{config}: apply_decoder_bias_to_pre_encoder asks for outputs as wide as inputs")
@@ -73,15 +75,15 @@ def _places(path: Path) -> tuple[Path, Path]:
     return (path.parent.parent, path) if path.is_file() else (path, path / _WEIGHTS)
 
 
-def _scales(config: Path, cfg: dict[str, Any], sae: SAE) -> tuple[float, float]:
-    """By what inputs and outputs were multiplied in training."""
+def _means(config: Path, cfg: dict[str, Any]) -> tuple[Any, Any]:
+    """The average norms of input and output, which training brought to sqrt(d)."""
     how = cfg.get("norm_activation", "dataset-wise")
     if how != "dataset-wise":
         raise InputError(f"{config}: norm_activation = {how!r} is not supported; known: 'dataset-wise'")
     norms = _needed(config, cfg, "dataset_average_activation_norm")
     if not isinstance(norms, dict):
         raise InputError(f"{config}: dataset_average_activation_norm is no table of 'in' and 'out'")
-    return sae.d_in**0.5 / _needed(config, norms, "in"), sae.d_out**0.5 / _needed(config, norms, "out")
+    return _needed(config, norms, "in"), _needed(config, norms, "out")
 
 
 def _needed(config: Path, table: dict[str, Any], key: str) -> Any:

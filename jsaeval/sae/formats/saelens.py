@@ -118,7 +118,8 @@ def read(folder: Path) -> SAE:
     if architecture == "batchtopk" and threshold is not None:
         tensors["threshold"] = per_latent(threshold, tensors)
     hooks = metadata.get("hook_name"), metadata.get("hook_name_out")
-    card = make_card(weights, NAME, *hooks, metadata.get("model_name"), folder.name, metadata)
+    declared = metadata | {"l0": cfg.get("k")}
+    card = make_card(weights, NAME, *hooks, metadata.get("model_name"), folder.name, declared)
     sae = make_sae(
         tensors,
         str(weights),

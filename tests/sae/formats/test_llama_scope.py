@@ -66,7 +66,8 @@ def test_settings(change, tmp_path):
     sae = agrees(folder(tmp_path, tensors, hyper), x, *original(tensors, hyper, x))
     np.testing.assert_allclose(np.linalg.norm(sae.W_dec, axis=1), 1, rtol=1e-5)
     assert (sae.card.hook, sae.card.hook_out) == ("blocks.5.hook_resid_post", None)
-    assert (sae.card.name, json.loads(sae.card.declared)) == ("Llama3_1-8B-Base-L5R-8x", {"l0": hyper["top_k"]})
+    assert sae.card.name == "Llama3_1-8B-Base-L5R-8x"
+    assert json.loads(sae.card.declared) == {"l0": hyper["top_k"], "mean_norm": 5.0}
 
 
 def test_transcoders_scale_input_and_output_apart(tmp_path):
