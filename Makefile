@@ -25,8 +25,9 @@ test: install
 test-slow: install $(VENV)-tpu/.installed
 	$(BIN)/python -m pytest -m 'slow or tpu' -s
 
-# Parity with torch and transformers, SAELens, scikit-learn and sae-probes, each in an environment of its own.
-test-peers: install $(VENV)-peers/.installed $(VENV)-saelens/.installed $(VENV)-probes/.installed
+# Parity with torch and transformers, SAELens, the libraries of other SAE formats, scikit-learn and sae-probes, each in
+# an environment of its own.
+test-peers: install $(VENV)-peers/.installed $(VENV)-saelens/.installed $(VENV)-formats/.installed $(VENV)-probes/.installed
 	$(BIN)/python -m pytest -m peers -s
 
 # The step through the TPU compiler, on a machine without a TPU. libtpu has an environment of its own.
@@ -57,4 +58,4 @@ lint: install
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) $(VENV)-peers $(VENV)-saelens $(VENV)-probes $(VENV)-tpu
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-saelens $(VENV)-formats $(VENV)-probes $(VENV)-tpu
