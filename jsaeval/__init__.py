@@ -9,6 +9,8 @@ from jsaeval.corpus.tasks import open_tasks
 from jsaeval.errors import InputError
 from jsaeval.forward.batch import BatchStatistics, batch_statistics
 from jsaeval.forward.encode import Norms, encode, norms
+from jsaeval.lm.adapters import BlockwiseLM
+from jsaeval.lm.card import LMCard
 from jsaeval.lm.load import load_lm, load_tokenizer
 from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import make_mesh
@@ -22,8 +24,10 @@ from jsaeval.sae.module import SAE, SAECard
 __all__ = [
     "SAE",
     "BatchStatistics",
+    "BlockwiseLM",
     "HostLM",
     "InputError",
+    "LMCard",
     "Norms",
     "Results",
     "SAECard",

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jsaeval.errors import InputError
 from jsaeval.hooks import SITES, Hook
 from jsaeval.lm.protocol import HostLM, Tap, looks_at, no_tap
 
@@ -117,7 +118,7 @@ def hook_width(lm: HostLM, site: str) -> int:
     """Size of the activation at a site.
 
     Raises:
-        ValueError: the LM does not pass this site.
+        InputError: the LM does not pass this site, or not `hook_resid_post`, where blocks are compared.
     """
     seen = {}
 
@@ -126,8 +127,9 @@ def hook_width(lm: HostLM, site: str) -> int:
         return activation, state
 
     jax.eval_shape(lambda: lm.run(lm.embed(jnp.zeros((1, 1), jnp.int32)), 0, 1, look)[0])
-    if site not in seen:
-        raise ValueError(f"this LM has no site {site!r}; it passes {', '.join(seen)}")
+    for needed in (site, "hook_resid_post"):
+        if needed not in seen:
+            raise InputError(f"this LM has no site {needed!r}; it passes {', '.join(seen) or 'none'}")
     return seen[site]
 
 

@@ -1,12 +1,15 @@
 """What the package needs to know of a language model, and nothing more.
 
-Anything that satisfies `HostLM` can be evaluated: the package's own `Decoder`, a Flax NNX model behind `nnx.split` and
-`nnx.merge`, a Penzai model, a user's Equinox module. It has to be a pytree, because it crosses `jax.jit`.
+Anything that satisfies `HostLM` can be evaluated: the package's own `Decoder`, or someone else's model behind an
+adapter, which has to be a pytree, because it crosses `jax.jit`. For a model with its blocks in a Python list,
+`jsaeval.lm.adapters.BlockwiseLM` is most of one; `experiments/hosts` has adapters for Flax NNX, Penzai and Equinox.
 """
 
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int, PyTree
+
+from jsaeval.errors import InputError
 
 
 Block = int | Int[Array, ""]
@@ -50,8 +53,10 @@ class HostLM(Protocol):
     model has an attribute `logit_cap` that is c and not None.
 
     `run` takes static bounds (then it can be differentiated) or traced ones (then one compiled program serves
-    every hook), and calls the tap at the sites of `jsaeval.hooks.SITES` that the model has. `attn.hook_z` is given with
-    its heads flattened, head by head.
+    every hook). It calls the tap at `hook_resid_post` of every block, and at those other sites of `jsaeval.hooks.SITES`
+    where SAEs are to read, in that order. `attn.hook_z` is given with its heads flattened, head by head.
+
+    It may have a `card` (`jsaeval.lm.card.LMCard`): which tokens are special, and where the tokenizer is.
     """
 
     @property
@@ -78,3 +83,12 @@ class HostLM(Protocol):
     ) -> tuple[Float[Array, "row position d_model"], PyTree]: ...
 
     def final(self, residual: Float[Array, "row position d_model"]) -> Float[Array, "row position d_model"]: ...
+
+
+def check_host(lm: Any) -> None:
+    """Raises InputError where something is no `HostLM` at all, such as a model without an adapter."""
+    members = "n_blocks", "d_model", "vocab", "unembedding", "embed", "run", "final"
+    if missing := [name for name in members if not hasattr(lm, name)]:
+        raise InputError(
+            f"lm: {type(lm).__name__} has no {', '.join(missing)}; wrap it in an adapter, see jsaeval.BlockwiseLM"
+        )

@@ -21,7 +21,7 @@ from jsaeval.forward.splice import hook_width
 from jsaeval.hooks import Hook, parse_hook
 from jsaeval.lm.card import card_of
 from jsaeval.lm.load import load_tokenizer
-from jsaeval.lm.protocol import HostLM
+from jsaeval.lm.protocol import HostLM, check_host
 from jsaeval.mesh import make_mesh
 from jsaeval.metrics.compute import Facts, Value, block_values, position_values, scalar_values
 from jsaeval.metrics.floors import RunControls, SAEControls, run_controls, sae_controls
@@ -139,6 +139,7 @@ def evaluate(
     start = time.perf_counter()
     if not saes:
         raise InputError("no SAE to evaluate")
+    check_host(lm)
     saes = _named_apart(saes)
     mesh = make_mesh() if mesh is None else mesh
     hooks = [hook_of(sae, hook, lm) for sae in saes]
@@ -216,7 +217,7 @@ def hook_of(sae: SAE, override: str | None, lm: HostLM) -> Hook:
     hook = parse_hook(text, lm.n_blocks, card_of(lm).family)
     try:
         read, written = (hook_width(lm, site) for site in (hook.reads or hook.site, hook.site))
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"{name}: hook {text!r}: {error}") from None
     check_widths(sae, hook, read, written)
     return hook
