@@ -28,8 +28,8 @@ At = Callable[[str, Array], Array]
 class BlockwiseLM(eqx.Module):
     """A `jsaeval.lm.protocol.HostLM` of someone else's model. What a subclass has to say is abstract here.
 
-    The model, or whatever it can be made from, is a field of the subclass; its arrays stay the model's own buffers. On a
-    mesh every device has all of them. `experiments/hosts` has one for Flax NNX, one for Penzai and one for Equinox.
+    The model, or whatever it can be made from, is a field of the subclass; its arrays stay the model's own buffers. On
+    a mesh every device has all of them. `experiments/hosts` has one for Flax NNX, one for Penzai and one for Equinox.
 
     `card`: name and special tokens, if they matter; with `source` a folder that has the tokenizer, text can be given.
     """
