@@ -42,6 +42,9 @@ class YarnRope:
     truncate: bool = True
 
 
+_HEADS, _OUTPUTS = ("q_norm", "k_norm"), ("attn_out_norm", "mlp_out_norm")
+_MORE_NORMS = {"qwen3": _HEADS, "gemma2": _OUTPUTS, "gemma3": _HEADS + _OUTPUTS}
+
 RopeScaling = LinearRope | Llama3Rope | YarnRope
 
 
@@ -49,8 +52,7 @@ RopeScaling = LinearRope | Llama3Rope | YarnRope
 class DecoderConfig:
     """One decoder-only transformer with a norm before attention and before the MLP.
 
-    Biases, the norms on queries and keys and after attention and MLP, and learned positions are present when their
-    weights are.
+    Biases, learned positions, and norms besides `norms` are present when their weights are.
 
     Attributes:
         n_kv_heads: heads of keys and values; each serves `queries_per_kv` heads of queries.
@@ -97,6 +99,11 @@ class DecoderConfig:
     @property
     def queries_per_kv(self) -> int:
         return self.n_heads // self.n_kv_heads
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """The norms that a block of this family must have, by their names in `jsaeval.lm.decoder.Blocks`."""
+        return ("attn_norm", "mlp_norm", *_MORE_NORMS.get(self.family, ()))
 
     @property
     def rope_attention_factor(self) -> float:

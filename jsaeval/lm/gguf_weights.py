@@ -103,6 +103,8 @@ class GGUFFile:
             raw["rope_theta"] = float(theta)
         if kind == "linear":
             raw["rope_scaling"] = {"rope_type": "linear", "factor": float(need("rope.scaling.factor"))}
+        if family == "gemma3":
+            need("attention.sliding_window")
         if family in ("gemma2", "gemma3"):
             raw |= self._gemma(family, raw)
         config = decoder_config(raw, str(self.path))

@@ -241,7 +241,7 @@ def _gemma(raw: dict[str, Any], family: str, where: str) -> DecoderConfig:
     if rope.partial != 1.0:
         raise InputError(f"{where}: partial_rotary_factor = {rope.partial} is not supported for {family}")
     windows = None if generation == "gemma" else _windows(raw, generation)
-    if generation != "gemma" and windows is None:
+    if generation != "gemma" and not raw["sliding_window"]:
         raise InputError(f"{where}: a {generation} without a sliding_window is not supported")
 
     def number(key: str) -> float | None:
@@ -264,7 +264,7 @@ def _gemma(raw: dict[str, Any], family: str, where: str) -> DecoderConfig:
         activation=_activation(activation, where),
         tied_embedding=bool(raw.get("tie_word_embeddings", True)),
         windows=windows,
-        local_rope_theta=local_theta,
+        local_rope_theta=None if windows is None else local_theta,
         embedding_scale=d_model**0.5,
         query_scalar=number("query_pre_attn_scalar"),
         attn_logit_cap=number("attn_logit_softcapping"),

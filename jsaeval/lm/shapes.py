@@ -122,17 +122,12 @@ def abstract_decoder(config: DecoderConfig, dtype: jnp.dtype) -> Decoder:
 
     n, d, group = config.n_blocks, config.d_model, config.queries_per_kv
     blocks = {
-        "attn_norm": norm(n, d),
         "qkv": array(n, d, config.n_kv_heads, group + 2, config.d_head),
         "out": array(n, config.n_kv_heads, group * config.d_head, d),
-        "mlp_norm": norm(n, d),
         "up": array(n, 1 + config.gated, d, config.d_mlp),
         "down": array(n, config.d_mlp, d),
     }
-    if config.family in ("gemma2", "gemma3"):
-        blocks |= {"attn_out_norm": norm(n, d), "mlp_out_norm": norm(n, d)}
-    if config.family in ("qwen3", "gemma3"):
-        blocks |= {"q_norm": norm(n, config.d_head), "k_norm": norm(n, config.d_head)}
+    blocks |= {name: norm(n, config.d_head if name in ("q_norm", "k_norm") else d) for name in config.norms}
     frequency = array(config.d_head // 2, dtype=wide)
     rest = {"embedding": array(config.vocab, d), "final_norm": norm(d), "rope_frequency": frequency}
     if not config.tied_embedding:

@@ -181,7 +181,7 @@ def _block(c: DecoderConfig, layer: str, tensors: Tensors, need: Callable[..., s
         "down_bias": (f"{mlp}.down_proj.bias", c.d_model),
     }
     for field, (name, size) in vectors.items():
-        if name in tensors.names or field in ("attn_norm", "mlp_norm"):
+        if name in tensors.names or field in c.norms:
             need(name, size)
             out[field] = LazyArray((size,), lambda index, name=name: read(name)[index])
     return out

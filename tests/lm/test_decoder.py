@@ -122,6 +122,21 @@ def test_a_tap_carries_state(lm, tokens):
     assert calls.tolist() == [0, len(SITES), len(SITES)]
 
 
+def test_sites_that_nobody_looks_at_cost_nothing(lm, tokens):
+    """The program with a tap that says where it looks is the one without a tap but for that site."""
+
+    def at(*sites):
+        def tap(site, block, activation, state):
+            return (activation * 2 if site in sites else activation), state
+
+        tap.sites = sites
+        return str(jax.make_jaxpr(lambda lm, t: lm.run(lm.embed(t), 0, 3, tap)[0])(lm, tokens))
+
+    without = str(jax.make_jaxpr(lambda lm, t: lm.run(lm.embed(t), 0, 3)[0])(lm, tokens))
+    assert at() == without
+    assert all(at(site).count("mul") == without.count("mul") + 1 for site in SITES)
+
+
 def test_bfloat16_stays_bfloat16(tokens):
     lm = make_lm(CONFIG, random_tensors(), jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(eqx.tree_at(lambda m: m.rope_frequency, lm, None))} == {

@@ -86,6 +86,13 @@ def test_bfloat16_keeps_the_gain_of_norms(tmp_path, tokens):
     np.testing.assert_array_equal(lm.final(x)[0], normed.astype(ml_dtypes.bfloat16))
 
 
+def test_a_norm_that_is_missing_is_named(tmp_path):
+    _, stored = gemma_tensors("gemma2")
+    stored = {name: tensor for name, tensor in stored.items() if "post_feedforward" not in name}
+    with pytest.raises(InputError, match=r"0\.mlp\.out_norm\.weight' is missing"):
+        load_lm(write_hf_folder(tmp_path / "lm", stored, CONFIGS["gemma2"]))
+
+
 def test_both_spellings_of_gemma3():
     new = {k: v for k, v in CONFIGS["gemma3"].items() if k not in ("rope_local_base_freq", "rope_scaling")}
     new |= {

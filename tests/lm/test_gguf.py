@@ -269,6 +269,10 @@ def test_files_that_are_refused(tmp_path):
     tensors = random_tensors(CONFIG)
     with pytest.raises(InputError, match="architecture 'phi3' is not supported"):
         load_lm(write(tmp_path / "a.gguf", tensors, config=dataclasses.replace(CONFIG, family="phi3")))
+    with pytest.raises(InputError, match=r"'gemma3\.attention\.sliding_window' is missing"):
+        load_lm(write(tmp_path / "e.gguf", tensors, config=dataclasses.replace(CONFIG, family="gemma3")))
+    with pytest.raises(InputError, match="rope scaling 'yarn' is not supported here"):
+        load_lm(write(tmp_path / "f.gguf", tensors, more={"rope.scaling.type": "yarn"}))
     with pytest.raises(InputError, match=r"'llama\.block_count' is missing"):
         load_lm(write(tmp_path / "b.gguf", tensors, leave_out=("block_count",)))
     klingon = functools.partial(byte_level, pre="klingon")

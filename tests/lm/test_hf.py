@@ -14,7 +14,7 @@ from jsaeval.lm.hf_config import decoder_config
 from jsaeval.lm.load import load_lm, load_tokenizer
 from jsaeval.lm.weights import LazyArray, Tensors, build, stack
 from jsaeval.mesh import make_mesh, place
-from tests.tiny import CARD, CONFIG, HF_CONFIG, make_lm, random_tensors, write_hf_folder
+from tests.tiny import CARD, CONFIG, GEMMA3, HF_CONFIG, make_lm, random_tensors, write_hf_folder
 
 
 def same(a, b):
@@ -165,13 +165,15 @@ def test_damaged_folders(tmp_path):
         load_lm(tmp_path / "nowhere.gguf")
 
 
-@pytest.mark.parametrize("kind", ["llama", "biases"])
+@pytest.mark.parametrize("kind", ["llama", "biases", "gemma3"])
 def test_weights_are_read_straight_into_their_shards(kind, tmp_path, monkeypatch):
     """Split and padded on a mesh: the same numbers, and never more read at a time than a device holds."""
     config, tensors = CONFIG, random_tensors(bias=True, qk_norm=True)
     if kind == "biases":
         config = dataclasses.replace(CONFIG, n_heads=5, n_kv_heads=5, d_mlp=23, vocab=51, gated=False)
         tensors = random_tensors(config, biases=True)
+    elif kind == "gemma3":
+        config, tensors = GEMMA3, random_tensors(GEMMA3, qk_norm=True, out_norms=True)
     source = Tensors(frozenset(tensors), tensors.__getitem__, "tiny")
     arrays, mesh, read = stack(config, source), make_mesh(2, 4), {}
 
