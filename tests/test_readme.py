@@ -9,6 +9,7 @@ from pathlib import Path
 import jsaeval
 from jsaeval.cli import parse
 from jsaeval.report.markdown import metric_table
+from jsaeval.sae.load import FORMATS
 
 
 README = (Path(jsaeval.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -42,3 +43,15 @@ def test_make_commands_exist():
     makefile = (Path(jsaeval.__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`?make ([a-z-]+)", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_code_that_is_shown_is_that_of_the_file():
+    blocks = re.findall(r"<!-- from (\S+) -->\n```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for name, code in blocks:
+        assert code in (Path(jsaeval.__file__).parents[1] / name).read_text(encoding="utf-8")
+
+
+def test_the_table_of_formats_has_every_reader():
+    for name in FORMATS:
+        assert re.search(rf"^\|.*`{name}`.*\|.*\|", README, re.MULTILINE), name
