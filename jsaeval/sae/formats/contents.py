@@ -18,6 +18,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from jsaeval.errors import InputError
+from jsaeval.sae.formats.torch_pickle import Record
 from jsaeval.sae.formats.torch_zip import LEGACY_MAGIC, TorchTensor, is_torch_zip, load_torch
 from jsaeval.sae.formats.zips import members_of, whole
 
@@ -37,13 +38,13 @@ class Lazy:
 class Contents:
     """Of one file.
 
-    `tensors` go by name; names inside of dictionaries are joined by `/`. `rest` is what else a torch file holds, by
-    name. `metadata` is the text in the header of a safetensors file.
+    `tensors` go by name; names inside of dictionaries are joined by `/`. `rest` are numbers and texts of a torch file
+    by name, the attributes of objects included. `metadata` is the text in the header of a safetensors file.
     """
 
     kind: Kind
     tensors: Mapping[str, Lazy]
-    rest: Mapping[str, Any]
+    rest: Mapping[str, str | int | float | None]
     metadata: Mapping[str, str]
 
     def has(self, *names: str, only: bool = False) -> bool:
@@ -160,24 +161,21 @@ def _torch(path: Path) -> Contents:
     root = load_torch(path)
     if not isinstance(root, dict):
         raise InputError(f"{path}: holds a {type(root).__name__}; a dictionary of tensors was expected")
-    tensors: dict[str, Lazy] = {}
-    rest: dict[str, Any] = {}
-    for name, value in _flat(root).items():
-        if isinstance(value, TorchTensor):
-            tensors[name] = Lazy(value.shape, value.numpy)
-        else:
-            rest[name] = value
+    values = _flat(root)
+    tensors = {name: Lazy(value.shape, value.numpy) for name, value in values.items() if isinstance(value, TorchTensor)}
+    rest = {name: value for name, value in values.items() if isinstance(value, (str, int, float, type(None)))}
     return Contents("torch", tensors, rest, {})
 
 
 def _flat(root: dict[Any, Any]) -> dict[str, Any]:
-    """One level of dictionaries in the dictionary, under joined names."""
+    """One level of dictionaries and objects in the dictionary, under joined names."""
     out = {}
     for name, value in root.items():
-        if isinstance(value, dict):
-            out |= {f"{name}/{inner}": content for inner, content in value.items()}
+        inner = value.attributes if isinstance(value, Record) else value
+        if isinstance(inner, dict):
+            out |= {f"{name}/{key}": content for key, content in inner.items()}
         else:
-            out[str(name)] = value
+            out[str(name)] = inner
     return out
 
 

@@ -103,7 +103,6 @@ def _possible(contents: Contents) -> list[str]:
     """The classes that have the tensors of a file."""
     prefix = _prefix(contents)
     names = {name.removeprefix(prefix) for name in contents.tensors if name.startswith(prefix)}
-    names |= {name for name in ("k", "group_sizes") if prefix + name in contents.rest}
     found = [name for name, (wanted, _, _) in _CLASSES.items() if names - _SIZES - _NORMALISER == set(wanted)]
     if "group_sizes" in names:
         return [name for name in found if name == "MatryoshkaBatchTopKSAE"]

@@ -4,7 +4,8 @@ Python's `pickle` calls what a file names, and even with a short list of allowed
 is on it. Here no name is ever looked up: the few that tensors need are known by their text, everything else is refused
 by name. Objects of `RECORDS` packages (the configurations that some trainers pickled beside their weights) become inert
 `Record`s, which hold attributes and have no behaviour. Every loop is over the bytes of the pickle, whose number is
-bounded by the caller.
+bounded by the caller. The result may hold one list or tuple in many places: to hash, compare or print what is no
+number or text can take for ever.
 """
 
 import pickletools
@@ -69,7 +70,7 @@ def unpickle(
         (result,) = machine.stack
     except InputError:
         raise
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError):
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError):
         raise InputError(f"{where}: its pickle is damaged; fetch the file again") from None
     return result
 
@@ -104,7 +105,10 @@ class _Machine:
         elif name == "GLOBAL":
             push(self._named(*argument.split(" ", 1)))
         elif name == "STACK_GLOBAL":
-            push(self._named(*self._last(2)))
+            module, member = self._last(2)
+            if type(module) is not str or type(member) is not str:
+                raise TypeError
+            push(self._named(module, member))
         elif name == "BINPERSID":
             push(self._storage(pop()))
         elif name in ("REDUCE", "NEWOBJ"):
@@ -172,5 +176,5 @@ _MAKERS: dict[str, Any] = dict.fromkeys(_TENSORS) | {
     "collections.OrderedDict": lambda: {},
     "torch._utils._rebuild_parameter": lambda data, requires_grad, hooks: data,
     "torch.Size": lambda sizes: sizes,
-    "torch.device": lambda *parts: ":".join(map(str, parts)),
+    "torch.device": lambda kind, index=None: kind if index is None else f"{kind:s}:{index:d}",
 }

@@ -134,12 +134,12 @@ def _load_legacy(path: Path) -> Any:
 
         _, version, machine = following(), following(), following()
         if version != 1001 or not isinstance(machine, dict) or machine.get("little_endian") is not True:
-            raise InputError(f"{path}: a torch file of version {version!r} or big-endian, which is not supported")
+            raise InputError(f"{path}: a torch file of a version other than 1001 or big-endian, which is not supported")
         result, keys = following(), following()
-        if not isinstance(keys, list) or set(map(str, keys)) != set(wanted):
+        if not isinstance(keys, list) or not all(type(k) is str for k in keys) or set(keys) != set(wanted):
             raise InputError(f"{path}: its storages are not those that its tensors are of")
         position = head.tell()
-        for key in map(str, keys):
+        for key in keys:
             dtype, n = wanted[key]
             file.seek(position)
             found, places[key] = int.from_bytes(file.read(8), "little"), position + 8

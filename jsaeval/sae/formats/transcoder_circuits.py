@@ -10,12 +10,11 @@ from typing import Any
 
 from jsaeval.sae.formats.assemble import make_card, make_sae
 from jsaeval.sae.formats.contents import Contents, look, peek
-from jsaeval.sae.formats.torch_pickle import Record
 from jsaeval.sae.module import SAE
 
 
 NAME = "transcoder-circuits"
-_STATE = "state_dict/"
+_STATE, _CFG = "state_dict/", "cfg/"
 
 
 def recognise(path: Path) -> str | None:
@@ -45,7 +44,4 @@ def read(path: Path) -> SAE:
 
 
 def _config(contents: Contents) -> dict[str, Any]:
-    cfg = contents.rest.get("cfg")
-    if isinstance(cfg, Record):
-        return cfg.attributes
-    return {name.removeprefix("cfg/"): value for name, value in contents.rest.items() if name.startswith("cfg/")}
+    return {name.removeprefix(_CFG): value for name, value in contents.rest.items() if name.startswith(_CFG)}

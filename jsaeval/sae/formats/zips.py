@@ -15,7 +15,7 @@ _MEMBERS_LIMIT = 2**16
 _RATIO, _SMALL = 100, 2**24
 
 _DAMAGE = (OSError, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError)
-_DAMAGE += (zipfile.BadZipFile, zlib.error, struct.error, RecursionError, MemoryError)
+_DAMAGE += (zipfile.BadZipFile, zlib.error, struct.error, RecursionError)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from jsaeval.errors import InputError
 from jsaeval.sae.formats.contents import look, peek
 from jsaeval.sae.formats.torch_pickle import Record
 from jsaeval.sae.formats.torch_zip import load_torch
+from jsaeval.sae.load import load_sae
 from tests.sae.formats.torch_file import Call, Global, Object, Tensor, bfloat16, pickled, write_legacy, write_torch
 
 
@@ -182,6 +183,29 @@ def test_bombs(tmp_path):
     # A place in the memo is not an array of that size.
     sparse = b"\x80\x02}r\xff\xff\xff\x7f."
     assert load_torch(write_torch(tmp_path / "memo.pt", None, content=sparse)) == {}
+
+
+# A tuple of the tuple before, twice, and so on: printing, comparing or hashing it takes 2 ** 60 steps.
+LAUGHS = b")q\x00" + b"h\x00h\x00\x86q\x00" * 60
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"}X\x01\x00\x00\x00a" + LAUGHS + b"s.",
+        b"}X\x0a\x00\x00\x00activation" + LAUGHS + b"s.",
+        b"ctorch\ndevice\n" + LAUGHS + b"\x85R.",
+        b"csae_lens.a\nB\n)\x81}X\x01\x00\x00\x00a" + LAUGHS + b"sb.",
+        LAUGHS + b"Q.",
+        LAUGHS + b"X\x01\x00\x00\x00a\x93.",
+    ],
+)
+def test_nothing_is_printed_or_hashed_that_takes_for_ever(content, tmp_path):
+    path = write_torch(tmp_path / "a.pt", None, content=b"\x80\x02" + content)
+    contents = peek(path)
+    assert contents is None or not contents.rest
+    with pytest.raises(InputError):
+        load_sae(path)
 
 
 def test_members_that_overlap(tmp_path):
