@@ -27,7 +27,8 @@ test-slow: install $(VENV)-tpu/.installed
 
 # Parity with torch and transformers, SAELens, the libraries of other SAE formats, scikit-learn and sae-probes, each in
 # an environment of its own.
-test-peers: install $(VENV)-peers/.installed $(VENV)-saelens/.installed $(VENV)-formats/.installed $(VENV)-probes/.installed
+test-peers: install $(VENV)-peers/.installed $(VENV)-saelens/.installed $(VENV)-probes/.installed
+test-peers: $(VENV)-formats/.installed $(VENV)-dictionaries/.installed
 	$(BIN)/python -m pytest -m peers -s
 
 # The step through the TPU compiler, on a machine without a TPU. libtpu has an environment of its own.
@@ -58,4 +59,4 @@ lint: install
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) $(VENV)-peers $(VENV)-saelens $(VENV)-formats $(VENV)-probes $(VENV)-tpu
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-saelens $(VENV)-formats $(VENV)-dictionaries $(VENV)-probes $(VENV)-tpu

@@ -19,9 +19,9 @@ SCRIPT = Path(__file__).parent / "sae_formats_reference.py"
 # The environment of each, and how many checkpoints it writes.
 LIBRARIES = {
     "sparsify": (".venv-formats", 4),
-    "dictionary_learning": (".venv-formats", 7),
+    "dictionary_learning": (".venv-dictionaries", 7),
     "llamascopium": (".venv-formats", 6),
-    "circuit_tracer": (".venv-saelens", 4),
+    "circuit_tracer": (".venv-formats", 4),
 }
 
 
