@@ -49,11 +49,9 @@ def read(path: Path) -> SAE:
     if "W_dec" in tensors:
         tensors["W_dec"] = tensors["W_dec"] / np.maximum(np.linalg.norm(tensors["W_dec"], axis=1, keepdims=True), 1e-12)
     stated: dict[str, Any] = read_yaml(config) if config.is_file() else {}
-    declared = {"processing": "fold_ln, center_writing_weights, fold_value_biases"}
     hook, lm = hooks[0].replace("-", "."), stated.get("tlens_model_name")
-    return make_sae(
-        tensors, str(path), card=make_card(path, NAME, hook, lm=lm, name=name_of(path, 1), declared=declared)
-    )
+    sae = make_sae(tensors, str(path), card=make_card(path, NAME, hook, lm=lm, name=name_of(path, 1)))
+    return sae.with_centred_input()
 
 
 def _hooks(contents: Contents) -> list[str]:

@@ -23,12 +23,14 @@ def e2e(hook=HOOK):
 
 
 def test_e2e_sae_has_a_decoder_of_unit_columns(tmp_path):
-    state, x = e2e(), inputs(D)
+    """In TransformerLens's LM the residual stream has no mean over its width; elsewhere the mean passes by."""
+    state, x = e2e(), inputs(D) + 1
+    mean = x.mean(axis=1, keepdims=True)
     w = {name.removeprefix(f"{HOOK}."): t for name, t in wide(state).items()}
-    z = relu(x @ w["encoder.0.weight"].T + w["encoder.0.bias"])
+    z = relu((x - mean) @ w["encoder.0.weight"].T + w["encoder.0.bias"])
     columns = w["decoder.weight"] / np.linalg.norm(w["decoder.weight"], axis=0)
     (tmp_path / "final_config.yaml").write_text(yaml.safe_dump({"tlens_model_name": "gpt2-small"}))
-    sae = agrees(write_torch(tmp_path / "samples_400000.pt", state), x, z, z @ columns.T + w["decoder.bias"])
+    sae = agrees(write_torch(tmp_path / "samples_400000.pt", state), x, z, z @ columns.T + w["decoder.bias"] + mean)
     assert (sae.card.hook, sae.card.lm, sae.b_pre) == ("blocks.6.hook_resid_pre", "gpt2-small", None)
     with pytest.raises(InputError, match=r"holds SAEs of 2 hooks \(blocks-6-hook_resid_pre, blocks-2-hook_resid_pre\)"):
         load_sae(write_torch(tmp_path / "two.pt", state | e2e("blocks-2-hook_resid_pre")))
