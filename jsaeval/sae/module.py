@@ -158,11 +158,14 @@ class SAE(eqx.Module):
         """An SAE of activations without a mean over their width, for activations with one; exact.
 
         TransformerLens centres what a layer-norm LM writes to its residual stream, which no later block can see. Such
-        an SAE gets x − mean(x) here, by its encoder, and the mean passes by, as an affine skip.
+        an SAE gets x − mean(x) here, by its encoder, and the mean passes by, as an affine skip. One with layer norm
+        does that by itself.
 
         Raises:
-            ValueError: it normalises its input, is a transcoder, or has a skip already.
+            ValueError: it normalises its input otherwise, is a transcoder, or has a skip already.
         """
+        if self.input_norm == "layer_norm":
+            return self
         if self.input_norm != "none" or self.card.hook_out is not None or self.W_skip is not None:
             raise ValueError("only an SAE without input norm, second hook and skip can get its input centred")
         shift = jnp.zeros(()) if self.b_pre is None else self.b_pre @ self.W_enc

@@ -79,6 +79,9 @@ def test_centring_is_exact_for_every_activation(kind):
     np.testing.assert_allclose(sae.with_centred_input().encode(x), sae.encode(centred), atol=2e-5)
     with pytest.raises(ValueError, match="can get its input centred"):
         sae.with_centred_input().with_centred_input()
+    normed = dataclasses.replace(sae, input_norm="layer_norm")
+    assert normed.with_centred_input() is normed
+    np.testing.assert_allclose(normed.encode(centred), normed.encode(x), atol=2e-5)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ def saelens_folder(folder, change_cfg=None, change_tensors=None, kind="topk"):
     return folder
 
 
+CENTRED = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
 SKIP = {"architecture": "skip_transcoder", "apply_b_dec_to_input": False}
 
 
@@ -151,6 +152,11 @@ def without(key):
             lambda c: c | {"architecture": "transcoder", "apply_b_dec_to_input": True},
             None,
             "transcoder with an input norm",
+        ),
+        (
+            lambda c: c | {"normalize_activations": "constant_norm_rescale", "metadata": c["metadata"] | CENTRED},
+            None,
+            "center_writing_weights is not supported here: only an SAE without input norm",
         ),
         (None, lambda t: t | {"W_skip": t["W_enc"]}, "'W_skip' belongs to skip transcoders"),
         (lambda c: c | {"strange": 1}, None, "unknown attribute.s. strange"),

@@ -135,7 +135,10 @@ def read(folder: Path) -> SAE:
         # The threshold of batch_topk is in rescaled units already.
         sae = dataclasses.replace(sae.with_unit_decoder(), threshold=sae.threshold)
     if (metadata.get("model_from_pretrained_kwargs") or {}).get("center_writing_weights"):
-        sae = sae.with_centred_input()
+        try:
+            sae = sae.with_centred_input()
+        except ValueError as error:
+            raise InputError(f"{path}: center_writing_weights is not supported here: {error}") from None
     if features is not None:
         sae = dataclasses.replace(sae, W_dec=sae.W_dec * jnp.asarray(features)[:, None])
     return sae
@@ -166,6 +169,7 @@ def upgrade(cfg: dict[str, Any]) -> dict[str, Any]:
             "sae_lens_version": cfg.get("sae_lens_training_version"),
             "context_size": cfg.get("context_size"),
             "dataset_path": cfg.get("dataset_path"),
+            "model_from_pretrained_kwargs": cfg.get("model_from_pretrained_kwargs"),
         },
     }
 
