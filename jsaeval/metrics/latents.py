@@ -6,7 +6,7 @@ A share over latents depends on how many tokens were seen: it is always reported
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jsaeval.metrics.metric import Metric
 from jsaeval.sae.module import SAE
@@ -83,24 +83,27 @@ def latent_table(sae: SAE, counts: Columns, n_tokens: int) -> LatentTable:
     decoder = np.asarray(sae.W_dec, np.float32)
     cosine = np.full(len(fires), np.nan)
     if encoder.shape == decoder.shape:
-        cosine = np.einsum("md,md->m", _unit(encoder), _unit(decoder))
+        cosine = np.einsum("md,md->m", unit(encoder), unit(decoder))
     return LatentTable(
         fires=fires,
         density=fires / n_tokens if n_tokens else np.full(len(fires), np.nan),
         mean_activation=mean,
         max_activation=np.where(alive, counts["largest"], np.nan),
         encoder_decoder_cosine=cosine.astype(np.float64),
-        max_decoder_cosine=_nearest(_unit(decoder), alive),
+        max_decoder_cosine=largest_cosines(unit(decoder), alive),
     )
 
 
-def _unit(rows: Float[np.ndarray, "latent width"]) -> Float[np.ndarray, "latent width"]:
+def unit(rows: Float[np.ndarray, "latent width"]) -> Float[np.ndarray, "latent width"]:
+    """The rows at length 1; zeros stay."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
 
 
-def _nearest(directions: Float[np.ndarray, "latent width"], alive: np.ndarray) -> Float[np.ndarray, " latent"]:
-    """Largest cosine of each alive latent's decoder direction with that of another alive latent."""
+def largest_cosines(
+    directions: Float[np.ndarray, "latent width"], alive: Bool[np.ndarray, " latent"]
+) -> Float[np.ndarray, " latent"]:
+    """Largest cosine of each alive latent's unit vector with that of another alive latent; NaN of the others."""
     out = np.full(len(directions), np.nan)
     index = np.flatnonzero(alive)
     if len(index) < 2:

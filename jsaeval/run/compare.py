@@ -14,7 +14,7 @@ from jsaeval.errors import InputError, nearest
 from jsaeval.hooks import parse_hook
 from jsaeval.metrics.compute import Estimate, Facts, estimates
 from jsaeval.metrics.registry import REGISTRY
-from jsaeval.run.folder import REPORT, ROWS, is_run, read_report
+from jsaeval.run.folder import ROWS, is_run, read_report, read_table
 from jsaeval.stats.table import Columns
 
 
@@ -82,8 +82,8 @@ def compare(
         chosen = [(_choose(a, names_a, sae_a, "--sae-a"), _choose(b or a, names_b, sae_b, "--sae-b"))]
         if b is None and chosen[0][0] == chosen[0][1]:
             raise InputError(f"{a}: compared with itself; name another SAE with --sae-b ({', '.join(names_a)})")
-    rows_a = _rows(a)
-    rows_b = rows_a if b is None else _rows(b)
+    rows_a = read_table(a, ROWS)
+    rows_b = rows_a if b is None else read_table(b, ROWS)
     return [_pair(_side(a, first, rows_a, one), _side(b or a, second, rows_b, other), seed) for one, other in chosen]
 
 
@@ -119,16 +119,6 @@ def _check(a: Path, first: dict[str, Any], b: Path, second: dict[str, Any]) -> N
             )
     if first["lm"]["sha256"] is None and first["lm"] != second["lm"]:
         raise InputError(f"{a} and {b}: another LM, as far as one can tell without its hash")
-
-
-def _rows(folder: Path) -> pd.DataFrame:
-    path = folder / ROWS
-    if not path.is_file():
-        raise InputError(f"{folder}: {REPORT} is there, but {ROWS} is not; run it again")
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
 
 
 def _side(folder: Path, report: dict[str, Any], frame: pd.DataFrame, name: str) -> Side:

@@ -130,6 +130,21 @@ def read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
+def read_table(folder: Path, name: str) -> pd.DataFrame:
+    """A table of a run, `ROWS` or `LATENTS`.
+
+    Raises:
+        InputError: it is not there, or damaged.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise InputError(f"{folder}: {REPORT} is there, but {name} is not; run it again")
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
+
+
 def which(sae: dict[str, Any]) -> tuple[str, str]:
     """What an SAE of a report is: the SHA-256 of its file, and its hook."""
     return sae["source"]["sha256"], sae["hook"]
