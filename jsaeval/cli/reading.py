@@ -3,12 +3,13 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 
 from jsaeval.cli.files import check_file, write_json
+from jsaeval.report import saebench
 from jsaeval.report.compared import compared, show_compared
 from jsaeval.report.describe import describe
 from jsaeval.report.page import page
@@ -37,10 +38,12 @@ class Compare:
 
 @dataclass(frozen=True)
 class Report:
-    """Make the page, report.csv and report.parquet of a run again, from its report.json."""
+    """Make the page, report.csv and report.parquet of a run again, or result files of SAEBench."""
 
     folder: tyro.conf.Positional[str]
-    """The folder of a run."""
+    """The folder of a run or of probes."""
+    format: Literal["html", "saebench"] = "html"
+    """The page and the tables; or result files of SAEBench 0.6 in FOLDER/saebench."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,15 @@ def compare(command: Compare) -> int:
 
 
 def report(command: Report) -> int:
-    """Write the page again; returns the exit code."""
+    """Write the page again, or files for another tool; returns the exit code."""
     folder = Path(command.folder)
+    if command.format == "saebench":
+        files = saebench.export(folder)
+        for note in files.notes:
+            print(f"jsaeval: {note}", file=sys.stderr)
+        for kind in saebench.write(folder, files):
+            print(kind)
+        return 0
     made = read_report(folder)
     write_rendered(folder, page(made), tidy(made))
     print(folder / PAGE)

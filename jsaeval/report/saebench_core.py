@@ -1,0 +1,225 @@
+"""The `core` evaluation of SAEBench 0.6 from what a run has measured.
+
+What SAEBench computes by a right formula is our exact metric. Three of its formulas are not right (SAELens issue 659
+has the first); under their keys stands what SAEBench would print, and `eval_result_unstructured` says so and has the
+right values beside it:
+
+| key | what SAEBench prints |
+|---|---|
+| explained_variance | metric `explained_variance_saebench_0_6` |
+| explained_variance_legacy | metric of that name, about the mean of the calibration; SAEBench: of each batch |
+| mse | mean_t ‖x_t − x̂_t‖² / (tokens of the batch of t), in batches of 16 rows |
+
+SAEBench leaves out BOS, EOS and PAD, and so does the metric mask `no-special`, which also leaves out position 0. What a
+run does not measure is −1, which is how SAEBench writes what is undefined.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jsaeval.metrics.latents import DENSE, largest_cosines, unit
+from jsaeval.metrics.registry import REGISTRY
+from jsaeval.sae.module import SAE
+
+
+MISSING = -1.0
+# SAEBench's default; it has no part in any value but `mse`.
+BATCH_ROWS = 16
+# Category → key → id of ours.
+_METRICS = {
+    "model_behavior_preservation": {"kl_div_score": "kl_recovered_zero", "kl_div_with_sae": "downstream_loss"},
+    "model_performance_preservation": {
+        "ce_loss_score": "ce_recovered_zero",
+        "ce_loss_with_sae": "ce_spliced",
+        "ce_loss_without_sae": "ce_clean",
+    },
+    "reconstruction_quality": {
+        "explained_variance": "explained_variance_saebench_0_6",
+        "explained_variance_legacy": "explained_variance_legacy",
+        "cossim": "cosine",
+    },
+    "shrinkage": {"l2_ratio": "l2_ratio", "relative_reconstruction_bias": "relative_bias"},
+    "sparsity": {"l0": "l0", "l1": "l1"},
+    "misc_metrics": {"frac_alive": "alive", "freq_over_10_percent": "dense"},
+}
+_OF_WEIGHTS = (
+    "encoder_bias",
+    "encoder_norm",
+    "encoder_decoder_cosine_sim",
+    "max_decoder_cosine_sim",
+    "max_encoder_cosine_sim",
+)
+_REPRODUCED = {
+    "reconstruction_quality.explained_variance": "known wrong, as SAEBench 0.6 prints it: subtracts the square of the "
+    "mean of squares where the squared norm of the mean belongs; right: explained_variance below",
+    "reconstruction_quality.explained_variance_legacy": "a mean of ratios, as SAEBench 0.6 prints it; about the mean "
+    "of the run where SAEBench takes that of each batch",
+    "reconstruction_quality.mse": "known wrong, as SAEBench 0.6 prints it: divided by the tokens of a batch of "
+    "batch_size_prompts rows; right: mse below",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one evaluation says of an SAE: the parts of SAEBench's file that differ between evaluations."""
+
+    config: dict[str, Any]
+    metrics: dict[str, dict[str, float]]
+    details: list[dict[str, Any]]
+    unstructured: dict[str, Any]
+
+
+def missing_groups(sae: dict[str, Any]) -> list[str]:
+    """Metric groups that a core file needs and that the run of an SAE left out."""
+    needed = [id for keys in _METRICS.values() for id in keys.values()]
+    return list(dict.fromkeys(REGISTRY[id].needs for id in needed if id not in sae["metrics"]))
+
+
+def core(
+    report: dict[str, Any],
+    sae: dict[str, Any],
+    rows: pd.DataFrame,
+    latents: pd.DataFrame,
+    weights: dict[str, np.ndarray],
+) -> Part:
+    """The core evaluation of an SAE.
+
+    Args:
+        report: of the run.
+        sae: its entry; `missing_groups` of it is empty.
+        rows: its lines of the statistics table.
+        latents: its lines of the table of latents.
+        weights: `weight_measures` of it; without them their keys are `MISSING`.
+    """
+    columns = {name: _per_row(rows, name) for name in ("n", "n_ce", "ce_zero", "kl_zero", "sse")}
+    metrics = {
+        category: {key: number(sae["metrics"][id]["value"]) for key, id in keys.items()}
+        for category, keys in _METRICS.items()
+    }
+    metrics["model_behavior_preservation"]["kl_div_with_ablation"] = _ratio(columns, "kl_zero", "n")
+    metrics["model_performance_preservation"]["ce_loss_with_ablation"] = _ratio(columns, "ce_zero", "n_ce")
+    metrics["reconstruction_quality"]["mse"] = _mse(columns)
+    metrics["shrinkage"] |= {"l2_norm_in": MISSING, "l2_norm_out": MISSING}
+    metrics["misc_metrics"] |= _shares(latents["density"].to_numpy()) | {
+        f"average_max_{side}_cosine_sim": number(_mean(weights.get(f"max_{side}_cosine_sim")))
+        for side in ("encoder", "decoder")
+    }
+    corpus, n_rows = report["corpus"], report["corpus"]["rows"]
+    seen = n_rows * corpus["positions"]
+    tokens = {"total_tokens_eval_reconstruction": seen, "total_tokens_eval_sparsity_variance": seen}
+    return Part(
+        config=_config(report, bool(weights)),
+        metrics=metrics | {"token_stats": tokens},
+        details=_details(latents, weights),
+        unstructured=_notes(report, bool(weights)) | {"metrics": sae["metrics"]},
+    )
+
+
+def weight_measures(sae: SAE) -> dict[str, np.ndarray]:
+    """What SAEBench says of the weights of each latent, under its keys; arrays (latent,).
+
+    The largest cosines are with any other latent, alive or not. NaN: undefined.
+    """
+    encoder, decoder = np.asarray(sae.W_enc, np.float32).T, np.asarray(sae.W_dec, np.float32)
+    everyone = np.ones(sae.d_sae, bool)
+    alike = encoder.shape == decoder.shape
+    return {
+        "encoder_bias": np.asarray(sae.b_enc, np.float64),
+        "encoder_norm": np.linalg.norm(encoder, axis=1),
+        "encoder_decoder_cosine_sim": (unit(encoder) * unit(decoder)).sum(axis=1)
+        if alike
+        else np.full(sae.d_sae, np.nan),
+        "max_decoder_cosine_sim": largest_cosines(unit(decoder), everyone),
+        "max_encoder_cosine_sim": largest_cosines(unit(encoder), everyone),
+    }
+
+
+def number(value: float | None) -> float:
+    """A value as SAEBench writes it: `MISSING` where it is undefined."""
+    return MISSING if value is None or not math.isfinite(value) else float(value)
+
+
+def _config(report: dict[str, Any], has_weights: bool) -> dict[str, Any]:
+    corpus = report["corpus"]
+    batch = min(BATCH_ROWS, corpus["rows"])
+    n_batches = -(-corpus["rows"] // batch)
+    measured = ("kl", "ce_loss", "l2_norms", "sparsity_metrics", "variance_metrics", "featurewise_density_statistics")
+    return {
+        "model_name": report["lm"]["name"],
+        "llm_dtype": report["provenance"]["dtype"],
+        "batch_size_prompts": batch,
+        "n_eval_reconstruction_batches": n_batches,
+        "n_eval_sparsity_variance_batches": n_batches,
+        "dataset": corpus["name"],
+        "context_size": corpus["positions"],
+        **{f"compute_{name}": True for name in measured},
+        "compute_featurewise_weight_based_metrics": has_weights,
+        "exclude_special_tokens_from_reconstruction": report["masks"]["splice"] == "no-special",
+        "verbose": False,
+    }
+
+
+def _per_row(rows: pd.DataFrame, name: str) -> np.ndarray:
+    """A column of the statistics table, summed over position buckets where it has them."""
+    return np.array([np.sum(value) for value in rows[name]])
+
+
+def _ratio(columns: dict[str, np.ndarray], name: str, count: str) -> float:
+    total = columns[count].sum()
+    return number(columns[name].sum() / total if total else None)
+
+
+def _mse(columns: dict[str, np.ndarray]) -> float:
+    """SAEBench's `mse`: each squared error is divided by the tokens of its batch before the mean over tokens."""
+    starts = range(0, len(columns["n"]), BATCH_ROWS)
+    n, sse = (np.add.reduceat(columns[name], starts) for name in ("n", "sse"))
+    return number((sse[n > 0] / n[n > 0]).sum() / n.sum() if n.any() else None)
+
+
+def _shares(density: np.ndarray) -> dict[str, float]:
+    total = density.sum()
+    return {
+        "freq_over_1_percent": number((density > 0.01).mean()),
+        **{
+            f"normalized_freq_over_{percent}_percent": number(density[density > least].sum() / total if total else 0.0)
+            for percent, least in ((1, 0.01), (10, DENSE))
+        },
+    }
+
+
+def _mean(values: np.ndarray | None) -> float | None:
+    return None if values is None else float(values.mean())
+
+
+def _details(latents: pd.DataFrame, weights: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """One entry a latent."""
+    nothing = np.full(len(latents), MISSING)
+    measured = {"feature_density": latents["density"].to_numpy(), "consistent_activation_heuristic": nothing}
+    measured |= {key: weights.get(key, nothing) for key in _OF_WEIGHTS}
+    columns = {key: map(number, values.tolist()) for key, values in measured.items()}
+    lines = zip(latents["latent"].tolist(), *columns.values(), strict=True)
+    return [dict(zip(("index", *columns), line, strict=True)) for line in lines]
+
+
+def _notes(report: dict[str, Any], has_weights: bool) -> dict[str, Any]:
+    """What a reader has to know of the values."""
+    not_measured = ["shrinkage.l2_norm_in", "shrinkage.l2_norm_out", "details.consistent_activation_heuristic"]
+    if not has_weights:
+        not_measured += [f"misc_metrics.average_max_{side}_cosine_sim" for side in ("encoder", "decoder")]
+        not_measured += [f"details.{key}" for key in _OF_WEIGHTS]
+    differences = [
+        "sparsity.l1 is of the latents as they are; into those of SAELens's SAEs SAEBench folds the decoder's norms "
+        "first (l1_scaled below)"
+    ]
+    if report["masks"]["splice"] != "all":
+        differences.append(
+            "zero ablation, which enters both scores, is at the spliced tokens; SAEBench ablates every token, as a run "
+            "with --splice-mask all does"
+        )
+    if report["masks"]["metric"] != "no-special":
+        differences.append("BOS, EOS and PAD enter the means; SAEBench leaves them out")
+    return {"reproduced": _REPRODUCED, "not_measured": not_measured, "differences": differences}
