@@ -25,10 +25,10 @@ test: install
 test-slow: install $(VENV)-tpu/.installed
 	$(BIN)/python -m pytest -m 'slow or tpu' -s
 
-# Parity with torch and transformers, SAELens, the libraries of other SAE formats, scikit-learn and sae-probes, each in
-# an environment of its own.
-test-peers: install $(VENV)-peers/.installed $(VENV)-saelens/.installed $(VENV)-probes/.installed
-test-peers: $(VENV)-formats/.installed $(VENV)-dictionaries/.installed
+# Parity with torch and transformers, SAELens, SAEBench, the libraries of other SAE formats, scikit-learn and sae-probes,
+# each in an environment of its own.
+PEERS := peers saelens saebench formats dictionaries probes
+test-peers: install $(PEERS:%=$(VENV)-%/.installed)
 	$(BIN)/python -m pytest -m peers -s
 
 # The step through the TPU compiler, on a machine without a TPU. libtpu has an environment of its own.
@@ -59,4 +59,4 @@ lint: install
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) $(VENV)-peers $(VENV)-saelens $(VENV)-formats $(VENV)-dictionaries $(VENV)-probes $(VENV)-tpu
+	rm -rf $(VENV) $(PEERS:%=$(VENV)-%) $(VENV)-tpu

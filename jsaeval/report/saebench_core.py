@@ -1,17 +1,17 @@
 """The `core` evaluation of SAEBench 0.6 from what a run has measured.
 
-What SAEBench computes by a right formula is our exact metric. Three of its formulas are not right (SAELens issue 659
-has the first); under their keys stands what SAEBench would print, and `eval_result_unstructured` says so and has the
-right values beside it:
+What SAEBench computes by a right formula is our exact metric. Three of its formulas are not right; under their keys
+stands what SAEBench would print, and `eval_result_unstructured` says so and has the right values beside it:
 
 | key | what SAEBench prints |
 |---|---|
-| explained_variance | metric `explained_variance_saebench_0_6` |
-| explained_variance_legacy | metric of that name, about the mean of the calibration; SAEBench: of each batch |
-| mse | mean_t ‖x_t − x̂_t‖² / (tokens of the batch of t), in batches of 16 rows |
+| explained_variance | metric `explained_variance_saebench_0_6` (SAELens issue 659) |
+| explained_variance_legacy | metric of that name |
+| mse | mean_t ‖x_t − x̂_t‖² / (tokens in the batch of t), in batches of 16 rows |
 
-SAEBench leaves out BOS, EOS and PAD, and so does the metric mask `no-special`, which also leaves out position 0. What a
-run does not measure is −1, which is how SAEBench writes what is undefined.
+The first two, and the ratio `relative_reconstruction_bias`, are of the whole run where SAEBench averages over batches:
+the same for a run of one batch. SAEBench leaves out BOS, EOS and PAD, and so does the metric mask `no-special`, which
+also leaves out position 0. What a run does not measure is −1, which is how SAEBench writes what is undefined.
 """
 
 import math
@@ -56,8 +56,7 @@ _OF_WEIGHTS = (
 _REPRODUCED = {
     "reconstruction_quality.explained_variance": "known wrong, as SAEBench 0.6 prints it: subtracts the square of the "
     "mean of squares where the squared norm of the mean belongs; right: explained_variance below",
-    "reconstruction_quality.explained_variance_legacy": "a mean of ratios, as SAEBench 0.6 prints it; about the mean "
-    "of the run where SAEBench takes that of each batch",
+    "reconstruction_quality.explained_variance_legacy": "a mean of ratios, as SAEBench 0.6 prints it",
     "reconstruction_quality.mse": "known wrong, as SAEBench 0.6 prints it: divided by the tokens of a batch of "
     "batch_size_prompts rows; right: mse below",
 }
@@ -215,6 +214,11 @@ def _notes(report: dict[str, Any], has_weights: bool) -> dict[str, Any]:
         "sparsity.l1 is of the latents as they are; into those of SAELens's SAEs SAEBench folds the decoder's norms "
         "first (l1_scaled below)"
     ]
+    if report["corpus"]["rows"] > BATCH_ROWS:
+        differences.append(
+            "explained_variance, explained_variance_legacy and relative_reconstruction_bias are of the whole run; "
+            "SAEBench averages them, or what they are made of, over batches"
+        )
     if report["masks"]["splice"] != "all":
         differences.append(
             "zero ablation, which enters both scores, is at the spliced tokens; SAEBench ablates every token, as a run "
