@@ -9,10 +9,10 @@ import tyro
 from rich.console import Console
 
 from jsaeval.cli.files import check_file, write_json
-from jsaeval.report import saebench
 from jsaeval.report.compared import compared, show_compared
 from jsaeval.report.describe import describe
 from jsaeval.report.page import page
+from jsaeval.report.saebench import write_saebench
 from jsaeval.report.tidy import tidy
 from jsaeval.run.compare import compare as compare_folders
 from jsaeval.run.folder import PAGE, read_report, write_rendered
@@ -70,10 +70,10 @@ def report(command: Report) -> int:
     """Write the page again, or files for another tool; returns the exit code."""
     folder = Path(command.folder)
     if command.format == "saebench":
-        files = saebench.export(folder)
-        for note in files.notes:
+        written = write_saebench(folder)
+        for note in written.notes:
             print(f"jsaeval: {note}", file=sys.stderr)
-        for kind in saebench.write(folder, files):
+        for kind in dict.fromkeys(path.parent for path in written.paths):
             print(kind)
         return 0
     made = read_report(folder)

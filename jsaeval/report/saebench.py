@@ -20,7 +20,7 @@ from jsaeval.cache import atomic
 from jsaeval.errors import InputError
 from jsaeval.hooks import parse_hook
 from jsaeval.report.saebench_core import Part, core, missing_groups, weight_measures
-from jsaeval.report.saebench_probing import missing_ks, probing
+from jsaeval.report.saebench_probing import DEFAULT_KS, missing_ks, probing
 from jsaeval.run.folder import LATENTS, REPORT, ROWS, is_run, read_report, read_table
 from jsaeval.sae.load import load_sae
 
@@ -32,56 +32,51 @@ _IN_A_PATH = ("tpp", "scr", "absorption", "autointerp", "sparse_probing", "unlea
 
 
 @dataclass(frozen=True)
-class Export:
-    """`files`: contents by path below `FOLDER`. `notes`: what was left out and why, a line each."""
+class Written:
+    """`paths`: the files. `notes`: what was left out or may mislead, a line each."""
 
-    files: dict[str, dict[str, Any]]
+    paths: tuple[Path, ...]
     notes: tuple[str, ...]
 
 
-def export(folder: Path) -> Export:
-    """The files of what is in a folder.
+def write_saebench(folder: Path) -> Written:
+    """Write the files of what is in a folder into its folder `FOLDER`, each whole or not at all.
 
     Args:
         folder: of a run, of probes, or of both.
 
     Raises:
-        InputError: it holds neither; or a run and probes from which no file can be made.
+        InputError: it holds neither, or a run and probes from which no file can be made; or files cannot be written.
     """
-    report, notes = read_report(folder), []
-    names = _names(report)
-    files = {}
+    report, text = read_report(folder), (folder / REPORT).read_text(encoding="utf-8")
+    millis = int((folder / REPORT).stat().st_mtime * 1000)
+    names, paths, notes = _names(report), [], []
     for kind, parts in ((CORE, _core(folder, report, notes)), (PROBING, _probing(folder, report, notes))):
+        # The same report makes the same file.
+        when = {"eval_id": str(uuid.uuid5(uuid.NAMESPACE_OID, kind + text)), "datetime_epoch_millis": millis}
         for sae, part in parts:
-            file = f"{kind}/{_file_name(*names[sae['name']])}"
-            files[file] = _content(folder, report, sae, kind, names[sae["name"]], part)
+            name = names[sae["name"]]
+            paths.append(folder / FOLDER / kind / _file_name(*name))
+            _write(paths[-1], {"eval_type_id": kind} | when | _content(report, sae, name, part))
     notes += [f"{sae['name']}: left out, it failed ({sae['error']})" for sae in report["saes"] if "error" in sae]
-    if not files:
+    if not paths:
         raise InputError(f"{folder}: nothing for SAEBench; " + "; ".join(notes))
-    return Export(files, (*notes, *_mistaken(folder, files)))
+    return Written(tuple(paths), (*notes, *_mistaken(paths)))
 
 
-def write(folder: Path, made: Export) -> list[Path]:
-    """Write the files of a folder, each whole or not at all; returns the folders that they are in.
-
-    Raises:
-        InputError: they cannot be written.
-    """
-    paths = {folder / FOLDER / name: content for name, content in made.files.items()}
+def _write(path: Path, content: dict[str, Any]) -> None:
     try:
-        for path, content in paths.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(path) as temporary:
-                temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{folder / FOLDER}: cannot be written ({error.strerror})") from None
-    return list(dict.fromkeys(path.parent for path in paths))
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def _core(folder: Path, report: dict[str, Any], notes: list[str]) -> Iterator[tuple[dict[str, Any], Part]]:
     """SAEs of the run with their core evaluations."""
     if not is_run(report):
-        notes.append(f"{folder} holds probes and no run, so there are no core files; jsaeval run --out {folder}")
+        notes.append(f"{folder} holds no run, so there are no core files; jsaeval probe can add probes to one")
         return
     done = [sae for sae in report["saes"] if "error" not in sae]
     if missing := list(dict.fromkeys(group for sae in done for group in missing_groups(sae))):
@@ -97,45 +92,33 @@ def _core(folder: Path, report: dict[str, Any], notes: list[str]) -> Iterator[tu
 def _probing(folder: Path, report: dict[str, Any], notes: list[str]) -> Iterator[tuple[dict[str, Any], Part]]:
     """SAEs that were probed, with their sparse probing evaluations."""
     if "probe_summary" not in report:
-        notes.append(f"{folder} holds no probes, so there are no sparse_probing files; jsaeval probe --out {folder}")
+        notes.append(f"{folder} holds no probes, so there are no sparse_probing files; jsaeval probe --out adds them")
         return
     probed = report["probe_summary"]["settings"]["saes"]
-    try:
+    try:  # of all at once: they have the same probes
         parts = [(sae, probing(report, sae["name"])) for sae in report["saes"] if sae["name"] in probed]
     except InputError as error:
         notes.append(str(error))
         return
     if missing := missing_ks(report):
-        wanted = " ".join(f"--k {k}" for k in (1, 2, 5))
-        notes.append(f"k = {', '.join(map(str, missing))} was not probed; SAEBench plots jsaeval probe {wanted}")
+        wanted = " ".join(f"--k {k}" for k in DEFAULT_KS)
+        notes.append(f"no probes of k = {', '.join(map(str, missing))}, which SAEBench has; jsaeval probe {wanted}")
     yield from parts
 
 
-def _content(
-    folder: Path,
-    report: dict[str, Any],
-    sae: dict[str, Any],
-    kind: str,
-    name: tuple[str, str],
-    part: Part,
-) -> dict[str, Any]:
-    """A whole file. The same report makes the same file; its time is that of the report."""
-    path = folder / REPORT
-    version = report["provenance"]["versions"]["jsaeval"]
-    release, id = name
+def _content(report: dict[str, Any], sae: dict[str, Any], name: tuple[str, str], part: Part) -> dict[str, Any]:
+    """A file without what is the same in all of its kind."""
+    made_by, (release, id) = f"jsaeval {report['provenance']['versions']['jsaeval']}", name
     return {
-        "eval_type_id": kind,
         "eval_config": part.config,
-        "eval_id": str(uuid.uuid5(uuid.NAMESPACE_OID, path.read_text(encoding="utf-8"))),
-        "datetime_epoch_millis": int(path.stat().st_mtime * 1000),
         "eval_result_metrics": part.metrics,
         "eval_result_details": part.details,
-        "sae_bench_commit_hash": f"none: made by jsaeval {version}",
+        "sae_bench_commit_hash": f"none: made by {made_by}",
         "sae_lens_id": id,
         "sae_lens_release_id": release,
         "sae_lens_version": None,
         "sae_cfg_dict": _sae_config(report, sae),
-        "eval_result_unstructured": {"made_by": f"jsaeval {version}"} | part.unstructured,
+        "eval_result_unstructured": {"made_by": made_by} | part.unstructured,
     }
 
 
@@ -153,9 +136,8 @@ def _sae_config(report: dict[str, Any], sae: dict[str, Any]) -> dict[str, Any]:
         "model_name": report["lm"]["name"],
         "dtype": report["provenance"]["dtype"],
     }
-    return (
-        about | ({"k": int(k)} if k else {}) | ({"hook_name_out": f"blocks.{hook.block}.{written}"} if written else {})
-    )
+    about |= {"k": int(k)} if k else {}
+    return about | ({"hook_name_out": f"blocks.{hook.block}.{written}"} if written else {})
 
 
 def _names(report: dict[str, Any]) -> dict[str, tuple[str, str]]:
@@ -196,11 +178,11 @@ def _weights(report: dict[str, Any], sae: dict[str, Any], notes: list[str]) -> d
     return {}
 
 
-def _mistaken(folder: Path, files: dict[str, Any]) -> list[str]:
+def _mistaken(paths: list[Path]) -> list[str]:
     """A line on files that SAEBench's plots would take for another evaluation, because of their path."""
     found = []
-    for file in files:
-        path, kind = str((folder / FOLDER / file).resolve()), file.partition("/")[0]
-        first = next(word for word in _IN_A_PATH if word in path)
-        found += [f"{path}: SAEBench's plots see {first!r} in this path and take it for that"] if first != kind else []
-    return [f"{found[0]}; the same of {len(found)} files, so move or rename them"] if found else []
+    for path in paths:
+        first = next(word for word in _IN_A_PATH if word in str(path.resolve()))
+        found += [f"{path}: SAEBench's plots see {first!r} in its path"] if first != path.parent.name else []
+    of = f"{len(found)} of {len(paths)} files"
+    return [f"{found[0]} and take it for that ({of}); move or rename them"] if found else []

@@ -6,7 +6,7 @@ stands what SAEBench would print, and `eval_result_unstructured` says so and has
 | key | what SAEBench prints |
 |---|---|
 | explained_variance | metric `explained_variance_saebench_0_6` (SAELens issue 659) |
-| explained_variance_legacy | metric of that name |
+| explained_variance_legacy | metric of that name, about the mean of the calibration |
 | mse | mean_t ‖x_t − x̂_t‖² / (tokens in the batch of t), in batches of 16 rows |
 
 The first two, and the ratio `relative_reconstruction_bias`, are of the whole run where SAEBench averages over batches:
@@ -104,11 +104,10 @@ def core(
     metrics["reconstruction_quality"]["mse"] = _mse(columns)
     metrics["shrinkage"] |= {"l2_norm_in": MISSING, "l2_norm_out": MISSING}
     metrics["misc_metrics"] |= _shares(latents["density"].to_numpy()) | {
-        f"average_max_{side}_cosine_sim": number(_mean(weights.get(f"max_{side}_cosine_sim")))
+        f"average_max_{side}_cosine_sim": number(weights[f"max_{side}_cosine_sim"].mean() if weights else None)
         for side in ("encoder", "decoder")
     }
-    corpus, n_rows = report["corpus"], report["corpus"]["rows"]
-    seen = n_rows * corpus["positions"]
+    seen = report["corpus"]["rows"] * report["corpus"]["positions"]
     tokens = {"total_tokens_eval_reconstruction": seen, "total_tokens_eval_sparsity_variance": seen}
     return Part(
         config=_config(report, bool(weights)),
@@ -124,14 +123,13 @@ def weight_measures(sae: SAE) -> dict[str, np.ndarray]:
     The largest cosines are with any other latent, alive or not. NaN: undefined.
     """
     encoder, decoder = np.asarray(sae.W_enc, np.float32).T, np.asarray(sae.W_dec, np.float32)
-    everyone = np.ones(sae.d_sae, bool)
-    alike = encoder.shape == decoder.shape
+    everyone, cosine = np.ones(sae.d_sae, bool), np.full(sae.d_sae, np.nan)
+    if encoder.shape == decoder.shape:
+        cosine = np.einsum("md,md->m", unit(encoder), unit(decoder))
     return {
         "encoder_bias": np.asarray(sae.b_enc, np.float64),
         "encoder_norm": np.linalg.norm(encoder, axis=1),
-        "encoder_decoder_cosine_sim": (unit(encoder) * unit(decoder)).sum(axis=1)
-        if alike
-        else np.full(sae.d_sae, np.nan),
+        "encoder_decoder_cosine_sim": cosine,
         "max_decoder_cosine_sim": largest_cosines(unit(decoder), everyone),
         "max_encoder_cosine_sim": largest_cosines(unit(encoder), everyone),
     }
@@ -188,10 +186,6 @@ def _shares(density: np.ndarray) -> dict[str, float]:
             for percent, least in ((1, 0.01), (10, DENSE))
         },
     }
-
-
-def _mean(values: np.ndarray | None) -> float | None:
-    return None if values is None else float(values.mean())
 
 
 def _details(latents: pd.DataFrame, weights: dict[str, np.ndarray]) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """The `sparse_probing` evaluation of SAEBench 0.6 from what `jsaeval probe` has measured.
 
 The tasks are ours, under their own names, and a task stands where SAEBench has a data set. Accuracies are on held-out
-texts: `llm` on x, `sae` on latents; `top_k` is the k-sparse probe, whose features have the largest difference of means,
-as SAEBench chooses them. Our probes differ in what is fitted after that, which `eval_result_unstructured` says.
+texts: `llm` on x, `sae` on latents; `top_k` is the k-sparse probe on the features whose means differ most. How our
+probes differ from SAEBench's is in `eval_result_unstructured`.
 """
 
 from typing import Any
@@ -15,7 +15,6 @@ from jsaeval.report.saebench_core import MISSING, Part, number
 KS = (1, 2, 5, 10, 20, 50, 100)
 DEFAULT_KS = (1, 2, 5)
 _SIDES = {"x": "llm", "latents": "sae"}
-_ALL_OF_X = "llm_test_accuracy"
 
 
 def probing(report: dict[str, Any], name: str) -> Part:
@@ -74,9 +73,9 @@ def _key(line: dict[str, Any], penalty: str) -> str | None:
 
 
 def _values(found: dict[str, Any], side: str) -> dict[str, float]:
-    """What SAEBench has keys for. It cannot do without the first of them."""
+    """What SAEBench has keys for. It cannot do without that of all of x."""
     keys = [f"{side}_test_accuracy", *(f"{side}_top_{k}_test_accuracy" for k in KS)]
-    required = {_ALL_OF_X: MISSING} if side == "llm" else {}
+    required = {"llm_test_accuracy": MISSING} if side == "llm" else {}
     return required | {key: number(found[key]["value"]) for key in keys if key in found}
 
 
@@ -102,6 +101,8 @@ def _differences(report: dict[str, Any], penalty: str) -> list[str]:
     return [
         "the tasks are jsaeval's, not SAEBench's data sets",
         f"a text is {taken}; SAEBench takes the mean" if pool != "mean" else "a text is the mean over its tokens",
+        "features of k-sparse probes are chosen by the difference of means in units of their mean size, as in "
+        "sae-probes; SAEBench: by the difference",
         f"k-sparse probes: {penalty.upper()}, its strength chosen by validation; SAEBench: L2 with C = 1",
         "probes on all of x and all latents: L2, fitted to the end; SAEBench stops at the best epoch on the test texts",
     ]

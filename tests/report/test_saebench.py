@@ -8,7 +8,7 @@ import pytest
 
 from jsaeval.cli import main
 from jsaeval.metrics.registry import REGISTRY
-from jsaeval.report.saebench import export
+from jsaeval.report.saebench import write_saebench
 from jsaeval.run.folder import to_text
 from jsaeval.sae.load import load_sae, save_sae
 from tests.report.test_probe_page import fake_report, fake_task
@@ -79,6 +79,13 @@ def read(folder, kind):
 
     files = sorted((folder / "saebench" / kind).iterdir())
     return {file.name: json.loads(file.read_text(), parse_constant=refuse) for file in files}
+
+
+def export(folder):
+    """What is written, by path below the folder of the export, and the notes."""
+    written = write_saebench(folder)
+    names = [str(path.relative_to(folder / "saebench")) for path in written.paths]
+    return {name: read(folder, name.split("/")[0])[name.split("/")[1]] for name in names}, written.notes
 
 
 def test_core_files(here, capsys):
@@ -166,18 +173,19 @@ def check_latents(made, sae, table):
 
 
 def test_the_same_report_makes_the_same_file(here):
-    assert export(here / "run") == export(here / "run")
+    first = export(here / "run")
+    assert export(here / "run") == first and len({own["eval_id"] for own in first[0].values()}) == 1
 
 
-def test_without_the_file_of_an_sae(here, monkeypatch, tmp_path, capsys):
+def test_without_the_file_of_an_sae(here, monkeypatch, tmp_path):
     """Another SAE under its name is not taken for it, either."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "saes").mkdir()
     save_sae(tiny_sae("relu", seed=5), tmp_path / "saes" / "relu.safetensors")
-    made = export(here / "run")
-    assert any("relu.safetensors has changed since the run" in note for note in made.notes)
-    assert any("topk.safetensors': no such file" in note for note in made.notes)
-    for content in made.files.values():
+    files, notes = export(here / "run")
+    assert any("relu.safetensors has changed since the run" in note for note in notes)
+    assert any("topk.safetensors': no such file" in note for note in notes)
+    for content in files.values():
         line, misc = content["eval_result_details"][0], content["eval_result_metrics"]["misc_metrics"]
         assert {line[key] for key in DETAIL if "coder" in key} == {-1}
         assert misc["average_max_encoder_cosine_sim"] == -1 < misc["frac_alive"]
@@ -192,7 +200,7 @@ def test_an_undefined_value_is_minus_one(here, tmp_path):
     report = json.loads((here / "run" / "report.json").read_text())
     report["saes"][0]["metrics"]["ce_recovered_zero"]["value"] = None
     (copied / "report.json").write_text(to_text(report))
-    made = export(copied).files["core/relu_custom_sae_eval_results.json"]
+    made = export(copied)[0]["core/relu_custom_sae_eval_results.json"]
     assert made["eval_result_metrics"]["model_performance_preservation"]["ce_loss_score"] == -1
 
 
@@ -235,7 +243,7 @@ def test_probe_files(here, tmp_path, capsys):
     report = probed(here, tmp_path, saes=2)
     assert main(["report", str(tmp_path), "--format", "saebench"]) == 0
     err = capsys.readouterr().err
-    assert "holds probes and no run, so there are no core files" in err and "k = 2, 5 was not probed" in err
+    assert "holds no run, so there are no core files" in err and "no probes of k = 2, 5" in err
     files = read(tmp_path, "sparse_probing")
     assert list(files) == [f"sae {i}_custom_sae_eval_results.json" for i in (1, 2)]
     made = files["sae 2_custom_sae_eval_results.json"]
@@ -269,12 +277,12 @@ def test_probe_files(here, tmp_path, capsys):
     assert "sae_top_16_test_accuracy" in made["eval_result_unstructured"]["accuracy"]
 
 
-def test_a_run_with_probes_has_files_of_one_name(here, tmp_path, capsys):
+def test_a_run_with_probes_has_files_of_one_name(here, tmp_path):
     probed(here, tmp_path, run=True)
-    made = export(tmp_path)
+    files, _ = export(tmp_path)
     name = "deep_topk_custom_sae_eval_results.json"
-    assert {file for file in made.files if name in file} == {f"core/{name}", f"sparse_probing/{name}"}
-    assert len(made.files) == 3
+    assert {file for file in files if name in file} == {f"core/{name}", f"sparse_probing/{name}"}
+    assert len(files) == 3
 
 
 def test_probes_that_do_not_suffice(here, tmp_path):
@@ -284,7 +292,7 @@ def test_probes_that_do_not_suffice(here, tmp_path):
         line for line in report["probe_summary"]["overall"] if line["probe"] != "dense"
     ]
     (tmp_path / "report.json").write_text(to_text(report))
-    (made,) = export(tmp_path).files.values()
+    (made,) = export(tmp_path)[0].values()
     assert made["eval_result_metrics"]["llm"]["llm_test_accuracy"] == -1  # SAEBench cannot do without it
     assert "sae_test_accuracy" not in made["eval_result_metrics"]["sae"]
     report["probes"] = [line for line in report["probes"] if line["probe"] == "single"]
@@ -293,20 +301,23 @@ def test_probes_that_do_not_suffice(here, tmp_path):
 
 
 def test_names(here, tmp_path):
-    """A public SAE goes by release and id, and no file is written over that of another SAE."""
+    """A public SAE goes by release and id, no file is written over that of another SAE, a transcoder has two hooks."""
     report = probed(here, tmp_path, saes=3)
     text = json.dumps(report).replace("sae 1", "release/some/id").replace("sae 2", "a/b").replace("sae 3", "a_b")
     report = json.loads(text)
     report["provenance"]["plan"]["sae"] = ["release/some/id", "a/b", "a_b"]
     for sae, path in zip(report["saes"], ("/hub/snapshots/f00", "a/b", "a_b"), strict=True):
         sae["source"]["path"] = path
+    report["saes"][2]["hook"] = "blocks.1.hook_resid_mid:hook_mlp_out"
     (tmp_path / "report.json").write_text(to_text(report))
-    made = export(tmp_path).files
+    made, _ = export(tmp_path)
     assert [(own["sae_lens_release_id"], own["sae_lens_id"]) for own in made.values()] == [
         ("release", "some/id"),
         ("a/b", "custom_sae"),
         ("a_b (2)", "custom_sae"),
     ]
+    hooks = [own["sae_cfg_dict"].get("hook_name_out") for own in made.values()]
+    assert hooks == [None, None, "blocks.1.hook_mlp_out"]
     assert next(iter(made)) == "sparse_probing/release_some_id_eval_results.json" and len(made) == 3
 
 
@@ -314,5 +325,5 @@ def test_a_path_that_their_plots_misread(here, tmp_path):
     folder = tmp_path / "scratch"
     folder.mkdir()
     probed(here, folder)
-    assert any("see 'scr' in this path" in note and "1 files" in note for note in export(folder).notes)
-    assert not any("see 'scr'" in note for note in export(here / "run").notes)
+    assert any("see 'scr' in its path" in note and "1 of 1 files" in note for note in export(folder)[1])
+    assert any("'scr'" in note for note in export(here / "run")[1]) == ("scr" in str(here.resolve()))
