@@ -208,7 +208,7 @@ def _mapped(function: Callable, mesh: Mesh, inputs: Sequence[tuple[np.ndarray, .
         for first in range(0, len(members), n):
             some = members[first : first + n]
             # Devices for which there is nothing left get examples that do not count, and are done at once.
-            rest = [tuple(map(np.zeros_like, inputs[some[0]]))] * (n - len(some))
+            rest = [tuple(map(np.zeros_like, inputs[some[0]])) for _ in range(n - len(some))]
             parts = zip(*(inputs[i] for i in some), *rest, strict=True)
             found = program(*shard_rows(tuple(own[0][None] if n == 1 else np.stack(own) for own in parts), mesh))
             host = jax.tree.map(np.asarray, found)

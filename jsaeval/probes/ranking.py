@@ -5,6 +5,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 
+# Features at a time: what is made of them stays in the cache of a core, which takes a third of the time of all at once.
+_BLOCK = 512
+
+
 def by_mean_difference(
     features: Float[Array, "example feature"],
     labels: Bool[Array, " example"],
@@ -24,7 +28,16 @@ def by_mean_difference(
     """
     dtype = features.dtype
     some, (yes, no) = counts.astype(dtype), ((counts & own[None]).astype(dtype) for own in (labels, ~labels))
-    size = some @ jnp.abs(features) / (some @ (features != 0).astype(dtype) + 1e-6)
     weights = yes / jnp.sum(yes, axis=1, keepdims=True) - no / jnp.sum(no, axis=1, keepdims=True)
-    distance = jnp.abs(weights @ features) / (size + 1e-6)
+    width = features.shape[1]
+    blocks = -(-width // _BLOCK)
+    padded = jnp.pad(features, [(0, 0), (0, blocks * _BLOCK - width)])
+
+    def of_block(i: Int[Array, ""]) -> Float[Array, "fold block"]:
+        own = lax.dynamic_slice_in_dim(padded, i * _BLOCK, _BLOCK, axis=1)
+        size = some @ jnp.abs(own) / (some @ (own != 0).astype(dtype) + 1e-6)
+        return jnp.abs(weights @ own) / (size + 1e-6)
+
+    distance = jnp.moveaxis(lax.map(of_block, jnp.arange(blocks, dtype=jnp.int32)), 0, 1)
+    distance = distance.reshape(len(counts), -1)[:, :width]
     return lax.top_k(distance, min(most or distance.shape[1], distance.shape[1]))[1]
