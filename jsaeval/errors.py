@@ -4,6 +4,9 @@ import difflib
 from collections.abc import Iterable
 
 
+_LISTED = 40  # options in an error
+
+
 class InputError(ValueError):
     """Bad input. Its message is one line that names the thing, the value, and what would work.
 
@@ -12,9 +15,15 @@ class InputError(ValueError):
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """`'; did you mean X?'` when one of `options` is close to `name`, else the list of all of them."""
+    """`'; did you mean X?'` when one of `options` is close to `name`, else a list of them."""
     choices = list(options)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(choices)}" if choices else ""
+    more = f" and {len(choices) - _LISTED} more" if len(choices) > _LISTED else ""
+    return f"; known: {', '.join(choices[:_LISTED])}{more}" if choices else ""
+
+
+def one_line(error: Exception) -> str:
+    """What an error of another library says, in a line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -119,10 +119,12 @@ def parse_hook(name: str, n_blocks: int | None = None, family: str | None = None
         InputError: the name is not a hook, or not one of this family; the family decides what it means and is not
             known; the block does not exist; or a transcoder's sites are not in this order.
     """
-    read, _, written = name.partition(":")
+    read, colon, written = name.partition(":")
     hook = _parse(read, family)
-    if written and (target := _parse(written if "." in written else f"blocks.{hook.block}.{written}", family)) != hook:
-        hook = _transcoder(name, hook, target)
+    if colon:
+        whole = written.startswith("blocks.") or _HF_BLOCK.match(written) is not None
+        target = _parse(written if whole else f"blocks.{hook.block}.{written}", family)
+        hook = hook if target == hook else _transcoder(name, hook, target)
     if n_blocks is not None and hook.block >= n_blocks:
         raise InputError(f"hook {name!r}: the LM has blocks 0..{n_blocks - 1}, there is no block {hook.block}")
     return hook

@@ -18,7 +18,7 @@ import numpy as np
 from jax._src import distributed  # the key-value store of the runtime has no public door
 from jax.experimental import multihost_utils
 
-from jsaeval.errors import InputError
+from jsaeval.errors import InputError, one_line
 
 
 # Seconds without a sign of life after which a process counts as gone and the others end.
@@ -47,7 +47,7 @@ def start(asked: str = "auto") -> None:
         jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT, **given)
     except (RuntimeError, ValueError) as error:
         where = f"--processes {asked}" if given else f"started by {launcher()}"
-        raise InputError(f"{where}: the processes do not find each other ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{where}: the processes do not find each other ({one_line(error)})") from None
 
 
 def _explicit(asked: str) -> dict[str, Any]:

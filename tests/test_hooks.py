@@ -40,6 +40,10 @@ def test_transcoders_name_what_they_read_and_what_they_predict():
     assert hook.prefix_stop == 4 and not hook.whole_residual and not hook.between_blocks
     assert parse_hook(hook.name) == hook == parse_hook("blocks.4.hook_resid_mid:blocks.4.hook_mlp_out")
     assert parse_hook("blocks.4.hook_mlp_out:hook_mlp_out") == Hook(4, "hook_mlp_out")
+    assert parse_hook("model.layers.4.mlp.input:model.layers.4.mlp") == Hook(4, "hook_mlp_out", "mlp.hook_in")
+    for i, written in enumerate(SITES[1:-1], 1):
+        for read in SITES[:i]:
+            assert parse_hook(Hook(4, written, read).name) == Hook(4, written, read)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +96,7 @@ def test_what_runs_before_the_hook():
         ("blocks.3.hook_mlp_out:hook_resid_mid", "a transcoder reads a site of one block and predicts a later one"),
         ("blocks.3.hook_resid_mid:blocks.4.hook_mlp_out", "a transcoder reads"),
         ("blocks.3.hook_resid_mid:hook_resid_post", "a transcoder reads"),
+        ("blocks.3.hook_resid_mid:", "not a hook name"),
         ("blocks.3.hook_resid_mid:hook_mlp", "did you mean 'hook_mlp_out'"),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from jsaeval.errors import InputError
+from jsaeval.errors import InputError, one_line
 from jsaeval.probes.fit import KS, Examples, fit_probes, wanted
 from jsaeval.probes.scores import scores
 from jsaeval.probes.task import Which
@@ -50,7 +50,7 @@ def read_features(name: str, seed: int) -> Examples:
     except InputError:
         raise
     except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = one_line(error)
         raise InputError(f"--features {name}: cannot be read as .npz ({reason})") from None
     for array in ("y_train", "y_test"):
         values = np.unique(arrays[array])

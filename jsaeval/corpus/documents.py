@@ -10,7 +10,7 @@ import pandas as pd
 
 from jsaeval.cache import SAE_PROBES, wheel_member
 from jsaeval.corpus import hub
-from jsaeval.errors import InputError, nearest
+from jsaeval.errors import InputError, nearest, one_line
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _read_file(path: Path) -> Iterator[str]:
     except InputError:
         raise
     except Exception as error:  # datasets passes on whatever its readers raise
-        raise InputError(f"{path}: cannot be read as {path.suffix} ({hub.one_line(error)})") from None
+        raise InputError(f"{path}: cannot be read as {path.suffix} ({one_line(error)})") from None
 
 
 def _texts(data: Any, where: str) -> Iterator[str]:

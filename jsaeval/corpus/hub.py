@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jsaeval.errors import InputError, nearest
+from jsaeval.errors import InputError, nearest, one_line
 
 
 _HUB_ID = re.compile(r"^(?P<id>[\w.-]+/[\w.-]+?)(?::(?P<config>[\w.+-]+))?(?:@(?P<split>[\w.-]+))?$")
@@ -118,11 +118,6 @@ def with_class_names(data: Any, records: Iterable[dict[str, Any]]) -> Iterator[d
     for record in records:
         names = {c: None if record[c] in (None, -1) else kind.int2str(record[c]) for c, kind in classes.items()}
         yield record | names
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, in a line."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _broken(where: str, error: Exception) -> InputError:

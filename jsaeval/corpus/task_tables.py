@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from jsaeval.corpus import hub
-from jsaeval.errors import InputError
+from jsaeval.errors import InputError, one_line
 
 
 MOST_ROWS = 100_000  # of a data set; a stream of the hub may have no end
@@ -41,7 +41,7 @@ _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".csv": _read_csv,
     ".tsv": lambda path: _read_csv(path, sep="\t"),
     ".jsonl": _read_json_lines,
-    ".parquet": pd.read_parquet,
+    ".parquet": lambda path: pd.read_parquet(path, dtype_backend="numpy_nullable"),
 }
 FORMS = f"{', '.join(_READERS)}, a folder that save_to_disk wrote, or {hub.HUB_FORM}"
 
@@ -75,7 +75,7 @@ def _of_file(path: Path, where: str) -> pd.DataFrame:
     try:
         return _READERS[path.suffix.lower()](path)
     except Exception as error:  # pandas passes on whatever its readers raise
-        raise InputError(f"{where}: cannot be read ({hub.one_line(error)})") from None
+        raise InputError(f"{where}: cannot be read ({one_line(error)})") from None
 
 
 def _of_dataset(name: str, data: Any, where: str) -> TaskTable:

@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from jsaeval.errors import InputError
 from jsaeval.forward.sums import code_norms, square
 from jsaeval.mesh import DATA, MODEL, map_rows
 from jsaeval.numerics import wide
@@ -46,7 +47,13 @@ def encode(
 def norms(
     sae: SAE, x: Float[Array, "row position d_in"], *, mesh: Mesh | None = None, precision: str = "highest"
 ) -> Norms:
-    """Norms of the latents and of the reconstruction, per token (METRICS.md). Arguments as for `encode`."""
+    """Norms of the latents and of the reconstruction, per token (METRICS.md). Arguments as for `encode`.
+
+    Raises:
+        InputError: the SAE is a transcoder, which does not reconstruct x.
+    """
+    if sae.card.hook_out is not None or sae.d_in != sae.d_out:
+        raise InputError(f"{sae.card.name}: a transcoder; what it predicts is not x (evaluate compares it)")
 
     def run(sae, x):
         with jax.default_matmul_precision(precision):

@@ -103,7 +103,7 @@ def decoder_config(raw: dict[str, Any], where: str) -> DecoderConfig:
     """`DecoderConfig` of a raw Hugging Face configuration; `where` names it in errors."""
     raw = _language_model(raw)
     family = raw.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise InputError(f"{where}: model_type {family!r} is not supported{nearest(str(family), FAMILIES)}")
     parse, read, fixed = FAMILIES[family]
     unknown = sorted(set(raw) - set(_BOOKKEEPING.split()) - set(read.split()) - set(fixed))
@@ -116,10 +116,12 @@ def decoder_config(raw: dict[str, Any], where: str) -> DecoderConfig:
         config = parse(raw, family, where)
     except KeyError as error:
         raise InputError(f"{where}: attribute {error.args[0]!r} is missing") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{where}: an attribute has the wrong type ({error})") from None
+    if min(config.n_blocks, config.d_model, config.n_heads, config.n_kv_heads, config.d_head, config.d_mlp) < 1:
+        raise InputError(f"{where}: a size below 1")
     if config.n_heads % config.n_kv_heads:
         raise InputError(f"{where}: {config.n_heads} heads do not divide among {config.n_kv_heads} key-value heads")
     return config
@@ -217,7 +219,10 @@ def _windows(raw: dict[str, Any], family: str) -> tuple[int, ...] | None:
         return None
     blocks = int(raw["num_hidden_layers"])
     if raw.get("layer_types"):
-        limited = [kind == "sliding_attention" for kind in raw["layer_types"]]
+        kinds = list(raw["layer_types"])
+        if len(kinds) != blocks or not set(kinds) <= {"sliding_attention", "full_attention"}:
+            raise ValueError(f"layer_types {sorted(set(kinds))}, {len(kinds)} of them for {blocks} blocks")
+        limited = [kind == "sliding_attention" for kind in kinds]
     elif family.startswith("qwen"):  # the first max_window_layers blocks see everything
         limited = [i >= raw.get("max_window_layers", blocks) for i in range(blocks)]
     elif family in _GLOBAL_EVERY:

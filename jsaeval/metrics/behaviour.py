@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from jsaeval.hooks import Hook
-from jsaeval.sae.module import SAE
+from jsaeval.errors import InputError
+from jsaeval.hooks import Hook, parse_hook
+from jsaeval.sae.module import SAE, has_layer_norm
 
 
 # Text differs, so L0 does; a wrong scale or hook changes it tenfold.
 MOST_TIMES = 3.0
 # ‖x̂‖ / ‖x‖ of an SAE with the right scale; shrinkage is within.
 _RATIO = (0.5, 2.0)
-_LAYER_NORM_LMS = ("gpt2", "gpt-2", "pythia", "gpt-neo")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ def behaviour(sae: SAE, hook: Hook, measured: Mapping[str, float]) -> Behaviour:
     declared = declared_l0(sae)
     l0, fvu = measured.get("l0"), measured.get("fvu")
     warnings = []
+    if (own := _own_hook(sae)) is not None and own != hook:
+        warnings.append(f"it ran at {hook.name}, its file says {own.name}")
     if l0 is not None and l0 == 0:
         warnings.append("no latent ever fires; " + _causes(sae, hook))
     elif l0 is not None and declared is not None and not 1 / MOST_TIMES <= l0 / declared <= MOST_TIMES:
@@ -56,6 +58,13 @@ def behaviour(sae: SAE, hook: Hook, measured: Mapping[str, float]) -> Behaviour:
             size = f", and it is {ratio:.3g} times as large as x, so look at the scale first"
         warnings.append(f"the reconstruction is worse than the mean of x (FVU {fvu:.4g}){size}; {_causes(sae, hook)}")
     return Behaviour(declared, l0, fvu, measured.get("alive"), input_bias(sae), sae.input_norm, tuple(warnings))
+
+
+def _own_hook(sae: SAE) -> Hook | None:
+    try:
+        return None if sae.card.hooks is None else parse_hook(sae.card.hooks)
+    except InputError:  # a name whose meaning depends on the LM
+        return None
 
 
 def declared_l0(sae: SAE) -> float | None:
@@ -83,6 +92,6 @@ def _causes(sae: SAE, hook: Hook) -> str:
     causes.append("is this its LM and hook")
     if sae.input_norm == "none":
         causes.append("was it trained on normalised activations whose scale is not in the file")
-    if sae.W_skip is None and (sae.card.lm or "").rpartition("/")[2].lower().startswith(_LAYER_NORM_LMS):
+    if sae.W_skip is None and has_layer_norm(sae.card.lm):
         causes.append("was it trained on centred weights, as TransformerLens loads this LM")
     return "; ".join(causes) + "?"

@@ -82,7 +82,7 @@ def latent_table(sae: SAE, counts: Columns, n_tokens: int) -> LatentTable:
     encoder = np.asarray(sae.W_enc, np.float32).T
     decoder = np.asarray(sae.W_dec, np.float32)
     cosine = np.full(len(fires), np.nan)
-    if encoder.shape == decoder.shape:
+    if encoder.shape == decoder.shape and sae.card.hook_out is None:
         cosine = np.einsum("md,md->m", unit(encoder), unit(decoder))
     return LatentTable(
         fires=fires,

@@ -103,11 +103,6 @@ def downstream_loss(
         return _mean(spliced.kl[0], masks.metric)
 
 
-def mse_of_activations(sae: SAE, x: Float[Array, "token d_in"]) -> Scalar:
-    """`mse` of activations that are at hand already: mean over tokens of ‖x − x̂‖²."""
-    return jnp.mean(_squared_error(sae, x, x))
-
-
 def _enter(lm, sae, tokens, hook, masks):
     hook = default_hook([sae]) if hook is None else hook
     masks = default_masks(lm, tokens) if masks is None else masks

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from jsaeval.cache import atomic
-from jsaeval.errors import InputError
+from jsaeval.errors import InputError, one_line
 from jsaeval.metrics.registry import REGISTRY
 from jsaeval.run.checkpoint import FOLDER as CHECKPOINTS
 from jsaeval.run.checkpoint import Identity, clear, difference, unfinished
@@ -142,7 +142,7 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{path}: not a parquet file ({one_line(error)})") from None
 
 
 def which(sae: dict[str, Any]) -> tuple[str, str]:

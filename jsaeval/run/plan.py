@@ -11,7 +11,7 @@ import tyro
 import yaml
 
 from jsaeval.corpus.masks import MaskName
-from jsaeval.errors import InputError, nearest
+from jsaeval.errors import InputError, nearest, one_line
 from jsaeval.forward.batch import GROUPS
 
 
@@ -129,7 +129,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"--config {path}: {one_line(error)}") from None
     if not isinstance(raw, dict):
         raise InputError(f"--config {path}: a table of flags and values was expected")
     names = [f.name for f in dataclasses.fields(Plan)]

@@ -1,6 +1,7 @@
 """`load_sae`, `save_sae`: a name, a file or a folder ↔ an `SAE`. The content decides the format, not the name."""
 
 import dataclasses
+import os
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
-from jsaeval.errors import InputError, nearest
+from jsaeval.errors import InputError, nearest, one_line
 from jsaeval.sae.formats import (
     circuit_tracer,
     dictionary_learning,
@@ -30,7 +31,7 @@ from jsaeval.sae.formats import (
     sparsify,
     transcoder_circuits,
 )
-from jsaeval.sae.formats.contents import kind_of, look
+from jsaeval.sae.formats.contents import kind_of, look, peek
 from jsaeval.sae.module import SAE
 from jsaeval.sae.pretrained import as_listed, fetch_pretrained, find_pretrained, nearest_release
 
@@ -65,7 +66,7 @@ def load_sae(name: str | Path) -> SAE:
     if str(name) in SHIPPED:
         return native.read(shipped_path(str(name)))
     path = Path(name)
-    return _read(path) if path.exists() else _public(str(name))
+    return _read(path) if os.path.exists(path) else _public(str(name))
 
 
 def _public(name: str) -> SAE:
@@ -79,6 +80,8 @@ def _public(name: str) -> SAE:
 
 
 def _read(path: Path) -> SAE:
+    if not path.is_file() and not path.is_dir():
+        raise InputError(f"SAE {str(path)!r}: neither a file nor a folder")
     candidates = [path] if path.is_file() else [path, *sorted(path.iterdir())]
     found = {candidate: reader for candidate in candidates if (reader := reader_of(candidate))}
     if not found:
@@ -87,8 +90,17 @@ def _read(path: Path) -> SAE:
     if len(found) > 1 and path not in found:
         names = _listed(candidate.name for candidate in found)
         raise InputError(f"SAE {str(path)!r}: holds {len(found)} SAEs ({names}); name one of them")
+    if path not in found:
+        for other in candidates:
+            if other.suffix in _TENSOR_FILES and other not in found and other.is_file() and peek(other) is None:
+                look(other)  # says how it is damaged; it may be the SAE that is meant
     path, (module, why) = next(iter(found.items()))
-    sae = module.read(path)
+    try:
+        sae = module.read(path)
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: its configuration is not as {module.NAME} writes it ({one_line(error)})") from None
     return dataclasses.replace(sae, card=dataclasses.replace(sae.card, why=why))
 
 
@@ -104,6 +116,8 @@ def _foreign(path: Path) -> str:
     """Why a path is no SAE. What is damaged or forbidden raises its own error."""
     files = [path] if path.is_file() else [p for p in path.iterdir() if p.is_file()]
     files = [file for file in files if file.suffix in _TENSOR_FILES or kind_of(file)]
+    if path.is_file() and (path.parent / "cfg.json").is_file():
+        return f"SAE {str(path)!r}: a part of one; name the folder {str(path.parent)!r}"
     holds = f"; {files[0].name} holds {_listed(sorted(look(files[0]).tensors)) or 'none'}" if len(files) == 1 else ""
     return f"SAE {str(path)!r}: not recognised as any of: {', '.join(FORMATS)}{holds}"
 

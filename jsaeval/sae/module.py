@@ -25,6 +25,25 @@ from jsaeval.sae.normalise import InputNorm, normalise, restore
 Activation = Literal["relu", "topk", "jumprelu", "batch_topk", "gated"]
 
 
+_LAYER_NORM_LMS = (
+    "gpt2",
+    "gpt-2",
+    "pythia",
+    "gpt-neo",
+    "gpt-j",
+    "opt-",
+    "tiny-stories",
+    "tinystories",
+    "gelu-",
+    "solu-",
+)
+
+
+def has_layer_norm(lm: str | None) -> bool:
+    """Whether an LM, as authors of SAEs call it, is of a family with layer norm; unknown ones are not."""
+    return lm is not None and lm.rpartition("/")[2].lower().startswith(_LAYER_NORM_LMS)
+
+
 @dataclass(frozen=True)
 class SAECard:
     """What is known of an SAE besides its weights.

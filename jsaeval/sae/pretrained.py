@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from jsaeval.cache import SAE_LENS, atomic, cache_dir, wheel_member
-from jsaeval.errors import InputError, nearest
+from jsaeval.errors import InputError, nearest, one_line
+from jsaeval.sae.formats.assemble import centred
 from jsaeval.sae.module import SAE
 
 
@@ -90,8 +91,9 @@ def fetch_pretrained(entry: Pretrained) -> Path:
     try:
         root = huggingface_hub.snapshot_download(entry.repo, allow_patterns=[str(path), f"{path}/*", *beside])
     except Exception as error:  # of the HTTP library beneath
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"SAE {entry.name!r}: {entry.repo} cannot be fetched from the hub ({reason})") from None
+        raise InputError(
+            f"SAE {entry.name!r}: {entry.repo} cannot be fetched from the hub ({one_line(error)})"
+        ) from None
     found = Path(root, *path.parts)
     if not found.exists():
         raise InputError(f"SAE {entry.name!r}: {entry.repo} has no {entry.path} any more")
@@ -105,10 +107,12 @@ def as_listed(sae: SAE, entry: Pretrained) -> SAE:
     if entry.scale is not None and sae.input_norm == "expected_average":
         sae = sae.with_scale(sae.d_in**0.5 / entry.scale)
     if entry.centred and sae.W_skip is None:  # its own file may have said so
-        sae = sae.with_centred_input()
+        sae = centred(dataclasses.replace(sae, card=dataclasses.replace(sae.card, lm=entry.lm)), entry.name)
     declared = json.loads(sae.card.declared) | ({} if entry.l0 is None else {"l0": entry.l0})
+    # The list says gemma-2-9b of SAEs of gemma-2-9b-it, too; their folders are right.
+    lm = sae.card.lm if entry.kind.startswith("gemma_2") and sae.card.lm else entry.lm
     card = dataclasses.replace(
-        sae.card, name=entry.name, lm=entry.lm, declared=json.dumps(declared, sort_keys=True, default=str)
+        sae.card, name=entry.name, lm=lm, declared=json.dumps(declared, sort_keys=True, default=str)
     )
     return dataclasses.replace(sae, card=card)
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from jsaeval.errors import InputError
+from jsaeval.errors import InputError, one_line
 from jsaeval.mesh import make_mesh
 from jsaeval.sizing.step import Job, step_of
 
@@ -71,7 +71,7 @@ def compile_step(job: Job, topology: str, data: int, model: int, rows: int) -> C
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        raise InputError(f"--topology {topology}: libtpu refuses it ({str(error).splitlines()[0]})") from None
+        raise InputError(f"--topology {topology}: libtpu refuses it ({one_line(error)})") from None
     step = step_of(job, make_mesh(data, model, list(devices)), rows)
     try:
         compiled = jax.jit(step.function).lower(*step.arguments).compile()

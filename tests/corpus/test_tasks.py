@@ -81,6 +81,13 @@ def test_tasks_of_files(tmp_path, suffix):
     assert task.labels.tolist() == [False, True] * 30
 
 
+def test_whole_numbers_stay_so_beside_missing_ones(tmp_path):
+    labels = pd.array([i % 2 for i in range(59)] + [None], dtype="Int64")
+    pd.DataFrame({"text": [f"text {i}" for i in range(60)], "label": labels}).to_parquet(tmp_path / "n.parquet")
+    (task,) = open_tasks([str(tmp_path / "n.parquet")])
+    assert task.meaning == "label is 1 (else 0)" and task.left_out == {"no label": 1}
+
+
 def test_more_labels_are_one_task_each(tmp_path):
     frame(["cat", "dog", "emu"]).rename(columns={"label": "animal"}).to_csv(tmp_path / "pets.csv", index=False)
     tasks = open_tasks([str(tmp_path / "pets.csv")], label_column="animal")

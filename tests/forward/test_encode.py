@@ -1,7 +1,9 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jsaeval.errors import InputError
 from jsaeval.forward.encode import encode, norms
 from jsaeval.forward.splice import prefix
 from jsaeval.hooks import parse_hook
@@ -25,3 +27,8 @@ def test_encode_and_norms(data, lm, tokens):
     np.testing.assert_allclose(n.x_sq.ravel(), (flat**2).sum(1), rtol=1e-5)
     np.testing.assert_allclose(n.xhat_sq.ravel(), (out**2).sum(1), rtol=1e-4)
     np.testing.assert_allclose(n.squared_error.ravel(), ((flat - out) ** 2).sum(1), rtol=1e-4)
+
+
+def test_norms_are_not_of_transcoders():
+    with pytest.raises(InputError, match="a transcoder; what it predicts is not x"):
+        norms(tiny_sae("relu", d_in=16, d_out=24), jnp.ones((1, 2, 16)))

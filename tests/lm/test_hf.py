@@ -84,6 +84,11 @@ def test_the_tokenizer_of_a_folder(tmp_path):
         ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "not supported .default, linear, llama3, yarn"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "beta": 1}}, "unknown rope attribute.s. beta"),
         ({"hidden_size": None}, "wrong type"),
+        ({"num_attention_heads": 0, "head_dim": None}, "wrong type"),
+        ({"num_hidden_layers": 0}, "a size below 1"),
+        ({"model_type": ["llama"]}, "is not supported"),
+        ({"model_type": "mistral", "sliding_window": 4, "layer_types": ["full_attention"]}, "1 of them for 3 blocks"),
+        ({"model_type": "mistral", "sliding_window": 4, "layer_types": ["foo"] * 3}, "layer_types .'foo'."),
     ],
 )
 def test_configurations_that_are_refused(change, words):

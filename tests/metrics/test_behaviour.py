@@ -40,11 +40,16 @@ def test_one_that_does_not(measured, words):
     assert words.removesuffix("?") in warning and warning.endswith("?")
 
 
+def test_another_hook_than_its_own():
+    (warning,) = behaviour(tiny_sae("relu"), Hook(0, "hook_resid_post"), SOUND).warnings
+    assert warning == "it ran at blocks.0.hook_resid_post, its file says blocks.1.hook_resid_post"
+
+
 def test_likely_causes_depend_on_the_sae():
     sae = declaring(tiny_sae("relu"), lm="gpt2-small", l0=1)
     assert "trained on centred weights" in behaviour(sae, HOOK, SOUND).warnings[0]
     transcoder = Hook(1, "hook_mlp_out", "hook_resid_mid")
-    assert "the norm's gain" not in behaviour(sae, transcoder, SOUND).warnings[0]
+    assert "the norm's gain" not in behaviour(sae, transcoder, SOUND).warnings[1]
     gain = dataclasses.replace(transcoder, reads="ln2.hook_normalized")
-    assert behaviour(sae, gain, SOUND).warnings[0].partition("; ")[2].startswith("does it read mlp.hook_in")
+    assert behaviour(sae, gain, SOUND).warnings[1].partition("; ")[2].startswith("does it read mlp.hook_in")
     assert "trained on centred" not in behaviour(sae.with_centred_input(), HOOK, SOUND).warnings[0]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jsaeval.forward.batch import batch_statistics
-from jsaeval.metrics.objectives import downstream_loss, downstream_reconstruction, l1, mse, mse_of_activations
+from jsaeval.metrics.objectives import downstream_loss, downstream_reconstruction, l1, mse
 from jsaeval.run.evaluate import summarise
 from tests.tiny import tiny_lm, tiny_sae
 
@@ -63,9 +63,3 @@ def test_training_on_an_objective_lowers_it(lm, tokens):
         losses.append(float(loss))
         sae = jax.tree.map(lambda p, g: p - 0.1 * g, sae, grad)
     assert losses[-1] < 0.8 * losses[0]
-
-
-def test_mse_of_activations():
-    sae, x = tiny_sae("relu"), jnp.asarray(np.random.default_rng(0).standard_normal((50, 16)), jnp.float32)
-    error = np.asarray(x) - np.asarray(sae.decode(sae.encode(x)))
-    np.testing.assert_allclose(mse_of_activations(sae, x), (error**2).sum(1).mean(), rtol=1e-5)

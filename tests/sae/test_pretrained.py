@@ -71,6 +71,16 @@ def test_one_that_was_trained_on_centred_weights(hub):
     np.testing.assert_allclose(x - sae.decode(z, x), centred - plain.decode(z), atol=2e-5)
 
 
+def test_the_folder_knows_the_lm_better_than_the_list(hub, tmp_path):
+    entry = find_pretrained("gemma-scope-9b-it-res/layer_20/width_16k/average_l0_91")
+    assert entry.lm == "gemma-2-9b"
+    folder = tmp_path / entry.repo / entry.path
+    folder.mkdir(parents=True)
+    shapes = {"W_enc": (6, 20), "W_dec": (20, 6), "b_enc": (20,), "b_dec": (6,), "threshold": (20,)}
+    np.savez(folder / "params.npz", **{name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    assert load_sae(entry.name).card.lm == "gemma-2-9b-it"
+
+
 @pytest.mark.parametrize("kind", ["relu", "topk", "jumprelu", "gated"])
 def test_centring_is_exact_for_every_activation(kind):
     sae = dataclasses.replace(tiny_sae(kind), b_dec=jnp.zeros(16))

@@ -130,7 +130,7 @@ def saelens_folder(folder, change_cfg=None, change_tensors=None, kind="topk"):
     return folder
 
 
-CENTRED = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
+CENTRED = {"model_name": "gpt2", "model_from_pretrained_kwargs": {"center_writing_weights": True}}
 SKIP = {"architecture": "skip_transcoder", "apply_b_dec_to_input": False}
 
 
@@ -424,3 +424,34 @@ def test_the_folder_of_another_library_is_not_taken(tmp_path):
 def test_decoding_needs_x_where_it_was_normalised():
     with pytest.raises(ValueError, match=r"decode\(z, x\)"):
         tiny_sae(input_norm="layer_norm").decode(jnp.zeros((2, 40)))
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        lambda c: c | {"normalize_activations": ["none"]},
+        lambda c: c | {"architecture": ["topk"]},
+        lambda c: c | {"k": "3"},
+        lambda c: c | {"metadata": c["metadata"] | {"model_from_pretrained_kwargs": [1]}},
+        lambda c: c | {"metadata": c["metadata"] | {"hook_name": 5}},
+    ],
+)
+def test_configurations_of_odd_types_are_one_line(cfg, tmp_path):
+    with pytest.raises(InputError) as caught:
+        load_sae(saelens_folder(tmp_path / "sae", cfg))
+    assert str(tmp_path / "sae") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_damaged_file_beside_a_good_one_is_not_passed_over(tmp_path):
+    save_sae(tiny_sae("relu"), tmp_path / "good.safetensors")
+    (tmp_path / "harmed.safetensors").write_bytes((tmp_path / "good.safetensors").read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"harmed\.safetensors: not a whole safetensors file"):
+        load_sae(tmp_path)
+
+
+def test_a_part_of_a_folder_names_the_folder(tmp_path):
+    folder = saelens_folder(tmp_path / "sae")
+    with pytest.raises(InputError, match="a part of one; name the folder"):
+        load_sae(folder / "sae_weights.safetensors")
+    with pytest.raises(InputError, match="no such file"):
+        load_sae("x" * 5000)

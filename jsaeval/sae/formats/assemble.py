@@ -11,9 +11,10 @@ import numpy as np
 
 from jsaeval.cache import sha256_of
 from jsaeval.errors import InputError
-from jsaeval.sae.module import SAE, SAECard
+from jsaeval.sae.module import SAE, SAECard, has_layer_norm
 
 
+_CENTRED_SITES = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
 # File and folder names that say nothing of which SAE it is.
 _COMMON = {"ae", "params", "sae", "sae_weights", "final", "checkpoints", "model", "autoencoder"}
 
@@ -38,6 +39,9 @@ def make_card(
         name: default the name of the file, or of the first folder above it that is not called as everybody's.
         declared: what its authors say of it; None is left out.
     """
+    for hooked in (hook, hook_out):
+        if hooked is not None and not isinstance(hooked, str):
+            raise InputError(f"{path}: {hooked!r} is no name of a hook")
     own = next((part for part in (path.stem, *path.parts[-2::-1]) if part not in _COMMON), path.stem)
     known = {key: value for key, value in declared.items() if value is not None}
     return SAECard(
@@ -55,6 +59,23 @@ def make_card(
 def per_latent(value: np.ndarray, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
     """One number for all latents as one for each; anything else as it is, for `make_sae` to check."""
     return np.full(tensors["b_enc"].shape, value.squeeze()) if value.size == 1 and "b_enc" in tensors else value
+
+
+def centred(sae: SAE, where: str) -> SAE:
+    """An SAE that was trained in an LM whose writing weights TransformerLens had centred.
+
+    It centres those of layer-norm LMs only, and only what is written to the residual stream has no mean then.
+
+    Raises:
+        InputError: see `SAE.with_centred_input`.
+    """
+    site = (sae.card.hook or "").rpartition(".")[2]
+    if site not in _CENTRED_SITES or not has_layer_norm(sae.card.lm):
+        return sae
+    try:
+        return sae.with_centred_input()
+    except ValueError as error:
+        raise InputError(f"{where}: center_writing_weights is not supported here: {error}") from None
 
 
 def make_sae(tensors: Mapping[str, np.ndarray], where: str, **options: Any) -> SAE:

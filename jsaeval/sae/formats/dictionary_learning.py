@@ -146,11 +146,11 @@ def _hooks(trainer: dict[str, Any], buffer: dict[str, Any]) -> tuple[str | None,
     if "resid" in name:
         sites = "hook_resid_pre" if "resid_pre" in name or end == "in" else "hook_resid_post", None
     elif "mlp" in name:
-        sites = {"in": ("mlp.hook_in", None), "in_and_out": ("mlp.hook_in", "hook_mlp_out")}.get(
-            end, ("hook_mlp_out", None)
-        )
+        ends = {"in": ("input",), "in_and_out": ("input", "output")}.get(end, ("output",))
+        hook, *hook_out = (tl_hook(f"model.layers.{layer}.mlp.{side}") for side in ends)
+        return hook, hook_out[0] if hook_out else None
     elif "att" in name and end == "out":
-        sites = "hook_attn_out", None
+        return tl_hook(f"model.layers.{layer}.self_attn.output"), None
     hook, hook_out = (site and f"blocks.{layer}.{site}" for site in sites)
     return hook or tl_hook(name), hook_out
 

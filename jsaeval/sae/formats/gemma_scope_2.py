@@ -47,10 +47,10 @@ def read(path: Path) -> SAE:
     if stated.get("architecture", "jump_relu") != "jump_relu":
         raise InputError(f"{config}: architecture {stated['architecture']!r} is not supported; known: jump_relu")
     affine = next(iter(_SKIP)) in contents.tensors
-    if stated.get("affine_connection", affine) != affine:
+    if bool(stated.get("affine_connection", affine)) != affine:
         raise InputError(f"{config}: affine_connection = {not affine}, but the weights say {affine}")
     points = [stated.get(f"hf_hook_point_{end}") for end in ("in", "out")]
-    hook, hook_out = (tl_hook(point) if point else None for point in points)
+    hook, hook_out = (tl_hook(point, "gemma3") if point else None for point in points)
     declared = {"l0": stated.get("l0"), "hf_hook_point_in": points[0], "hf_hook_point_out": points[1]}
     card = make_card(path, NAME, hook, hook_out, _lm(path, stated), name_of(path, 2), declared)
     return make_sae(contents.read(_TENSORS | _SKIP), str(path), activation="jumprelu", card=card)

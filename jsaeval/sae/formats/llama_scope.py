@@ -81,8 +81,11 @@ def _means(config: Path, cfg: dict[str, Any]) -> tuple[Any, Any]:
     if how != "dataset-wise":
         raise InputError(f"{config}: norm_activation = {how!r} is not supported; known: 'dataset-wise'")
     norms = _needed(config, cfg, "dataset_average_activation_norm")
-    if not isinstance(norms, dict):
-        raise InputError(f"{config}: dataset_average_activation_norm is no table of 'in' and 'out'")
+    sound = isinstance(norms, dict) and all(
+        isinstance(v, (int, float)) and 0 < v < float("inf") for v in norms.values()
+    )
+    if not sound:
+        raise InputError(f"{config}: dataset_average_activation_norm is no table of positive numbers 'in' and 'out'")
     return _needed(config, norms, "in"), _needed(config, norms, "out")
 
 

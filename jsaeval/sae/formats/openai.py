@@ -44,7 +44,7 @@ def read(path: Path) -> SAE:
         raise InputError(f"{path}: activation {act!r} is not supported; known: 'ReLU', 'TopK' with a ReLU after it")
     tensors = contents.read(_TENSORS)
     tensors["b_pre"] = tensors["b_dec"]
-    found = in_path(rf"({'|'.join(_SITES)})(?:_v\d+_\w+)?/autoencoders/(\d+)\.pt$", path)
+    found = in_path(rf"({'|'.join(_SITES)})(?:_v\d+(?:_\w+)?)?/autoencoders/(\d+)\.pt$", path)
     hook = f"blocks.{found[2]}.{_SITES[found[1]]}" if found else None
     name = f"{path.absolute().parts[-3]}/{path.stem}" if found else None
     card = make_card(path, NAME, hook, lm="gpt2", name=name, declared={"l0": k})

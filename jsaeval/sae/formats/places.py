@@ -7,17 +7,26 @@ from jsaeval.errors import InputError
 from jsaeval.hooks import parse_hook
 
 
-def tl_hook(module: str) -> str | None:
+def tl_hook(module: str, family: str | None = None) -> str | None:
     """TransformerLens's name for the output (or `.input`) of a Hugging Face module; None: it has none.
 
-    The embedding is `blocks.0.hook_resid_pre`, which is all that block 0 reads in models with rotary positions.
+    Where families of LMs differ in what the module gives out, it is the path of the module, which `parse_hook` reads
+    when the LM is known. The embedding is `blocks.0.hook_resid_pre`, which is all that block 0 reads in models with
+    rotary positions.
     """
     if re.fullmatch(
         r"(?:(?:model|language_model|transformer|gpt_neox)\.)*(?:embed_tokens|wte|embed_in)(?:\.output)?", module
     ):
         return "blocks.0.hook_resid_pre"
+    names = {_hook_in(module, own) for own in ("llama", "gemma2")} if family is None else {_hook_in(module, family)}
+    if names == {None}:
+        return None
+    return names.pop() if len(names) == 1 else module
+
+
+def _hook_in(module: str, family: str) -> str | None:
     try:
-        return parse_hook(module).name
+        return parse_hook(module, family=family).name
     except InputError:
         return None
 

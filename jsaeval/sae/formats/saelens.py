@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from jsaeval.cache import atomic
 from jsaeval.errors import InputError, nearest
-from jsaeval.sae.formats.assemble import make_card, make_sae, per_latent
+from jsaeval.sae.formats.assemble import centred, make_card, make_sae, per_latent
 from jsaeval.sae.formats.contents import look, read_json
 from jsaeval.sae.module import SAE
 
@@ -118,7 +118,7 @@ def read(folder: Path) -> SAE:
     if architecture == "batchtopk" and threshold is not None:
         tensors["threshold"] = per_latent(threshold, tensors)
     hooks = metadata.get("hook_name"), metadata.get("hook_name_out")
-    declared = metadata | {"l0": cfg.get("k")}
+    declared = metadata if cfg.get("k") is None else metadata | {"l0": cfg["k"]}
     card = make_card(weights, NAME, *hooks, metadata.get("model_name"), folder.name, declared)
     sae = make_sae(
         tensors,
@@ -135,10 +135,7 @@ def read(folder: Path) -> SAE:
         # The threshold of batch_topk is in rescaled units already.
         sae = dataclasses.replace(sae.with_unit_decoder(), threshold=sae.threshold)
     if (metadata.get("model_from_pretrained_kwargs") or {}).get("center_writing_weights"):
-        try:
-            sae = sae.with_centred_input()
-        except ValueError as error:
-            raise InputError(f"{path}: center_writing_weights is not supported here: {error}") from None
+        sae = centred(sae, str(path))
     if features is not None:
         sae = dataclasses.replace(sae, W_dec=sae.W_dec * jnp.asarray(features)[:, None])
     return sae
@@ -209,7 +206,7 @@ def write(sae: SAE, folder: Path, dtype: DTypeLike = jnp.float32) -> None:
         "metadata": metadata,
     }
     if transcodes:
-        cfg |= {"d_out": sae.d_out, "metadata": metadata | {"hook_name_out": sae.card.hook_out}}
+        cfg |= {"d_out": sae.d_out, "metadata": metadata | {"hook_name_out": sae.card.hook_out or sae.card.hook}}
     if sae.k is not None:
         cfg |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
     folder.mkdir(parents=True, exist_ok=True)

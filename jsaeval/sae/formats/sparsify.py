@@ -39,12 +39,13 @@ def read(path: Path) -> SAE:
         raise InputError(f"{config}: activation {cfg['activation']!r} is not supported; known: 'topk'")
     if cfg.get("signed", False):
         raise InputError(f"{config}: signed, latents that may be negative, is not supported")
-    if cfg.get("skip_connection", False) != ("W_skip" in tensors):
-        raise InputError(f"{config}: skip_connection = {cfg.get('skip_connection', False)}, the weights say otherwise")
-    transcodes, module = cfg.get("transcode", False), path.absolute().parent.name
+    if bool(cfg.get("skip_connection")) != ("W_skip" in tensors):
+        raise InputError(f"{config}: skip_connection = {cfg.get('skip_connection')}, the weights say otherwise")
+    transcodes, module = bool(cfg.get("transcode")), path.absolute().parent.name
     if not transcodes:
         tensors["b_pre"] = tensors["b_dec"]
-    hook, hook_out = (tl_hook(f"{module}.input"), tl_hook(module)) if transcodes else (tl_hook(module), None)
+    given = tl_hook(f"{module}.output")
+    hook, hook_out = (tl_hook(f"{module}.input"), given) if transcodes else (given, None)
     run = path.parent.parent / "config.json"
     about = read_json(run) if run.is_file() else {}
     declared = {"l0": cfg.get("k"), "dataset": about.get("dataset"), "context": about.get("ctx_len")}

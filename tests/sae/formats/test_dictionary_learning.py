@@ -118,10 +118,10 @@ def test_backups_are_in_the_units_of_training(kind, tmp_path):
     [
         ("resid_post_layer_8", "out", ("blocks.8.hook_resid_post", None)),
         ("resid_post_layer_8", "in", ("blocks.8.hook_resid_pre", None)),
-        ("attn_out_layer_8", "out", ("blocks.8.hook_attn_out", None)),
-        ("mlp_out_layer_8", "out", ("blocks.8.hook_mlp_out", None)),
+        ("attn_out_layer_8", "out", ("model.layers.8.self_attn.output", None)),
+        ("mlp_out_layer_8", "out", ("model.layers.8.mlp.output", None)),
         ("mlp8", "in", ("blocks.8.mlp.hook_in", None)),
-        ("mlp8", "in_and_out", ("blocks.8.mlp.hook_in", "blocks.8.hook_mlp_out")),
+        ("mlp8", "in_and_out", ("blocks.8.mlp.hook_in", "model.layers.8.mlp.output")),
         (None, "out", ("blocks.8.hook_resid_post", None)),
         ("something", "out", (None, None)),
     ],

@@ -5,6 +5,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from jsaeval.errors import InputError
+from jsaeval.hooks import parse_hook
 from jsaeval.sae.load import load_sae
 from tests.sae.formats.check import agrees, inputs, random, topk, wide
 from tests.sae.formats.torch_file import bfloat16
@@ -44,13 +45,15 @@ def folder(root, module, tensors, cfg, run=None):
     ("module", "hook"),
     [
         ("layers.7", "blocks.7.hook_resid_post"),
-        ("layers.7.mlp", "blocks.7.hook_mlp_out"),
-        ("h.7.attn", "blocks.7.hook_attn_out"),
+        ("layers.7.mlp", "layers.7.mlp.output"),
+        ("h.7.attn", "h.7.attn.output"),
+        ("layers.7.self_attn.o_proj", "layers.7.self_attn.o_proj.output"),
         ("embed_tokens", "blocks.0.hook_resid_pre"),
         ("something", None),
     ],
 )
 def test_saes_centre_their_input(module, hook, tmp_path):
+    """What a module gives out inside a block is another site in other families, so its path is kept."""
     x, tensors = inputs(D), state()
     run = {"model": "HuggingFaceTB/SmolLM2-135M", "ctx_len": 2048, "dataset": "fineweb"}
     sae = agrees(folder(tmp_path, module, tensors, CFG, run), x, *original(tensors, CFG, x))
@@ -64,7 +67,10 @@ def test_transcoders(skip, tmp_path):
     tensors = state(D_OUT) | ({"W_skip": random(D_OUT, D)} if skip else {})
     tensors = {name: bfloat16(t) for name, t in tensors.items()}
     sae = agrees(folder(tmp_path, "layers.7.mlp", tensors, cfg), x, *original(tensors, cfg, x))
-    assert (sae.card.hook, sae.card.hook_out) == ("blocks.7.mlp.hook_in", "blocks.7.hook_mlp_out")
+    assert (sae.card.hook, sae.card.hook_out) == ("blocks.7.mlp.hook_in", "layers.7.mlp.output")
+    assert parse_hook(sae.card.hooks or "", family="llama").name == "blocks.7.mlp.hook_in:hook_mlp_out"
+    with pytest.raises(InputError, match="no site in gemma2, where a norm follows"):
+        parse_hook(sae.card.hooks or "", family="gemma2")
 
 
 def test_a_skip_beside_an_sae(tmp_path):
