@@ -10,7 +10,8 @@ import yaml
 from safetensors.numpy import save_file
 
 from jsaeval.cli import main
-from jsaeval.sae.load import FORMATS, save_sae
+from jsaeval.run.saes import find_saes
+from jsaeval.sae.load import FORMATS, load_sae, save_sae
 from tests.sae.formats.check import random
 from tests.sae.formats.torch_file import Global, Object, write_torch
 from tests.tiny import tiny_sae
@@ -186,6 +187,13 @@ def test_every_reader_says_that_it_took_its_layout_and_why(paths, name, capsys):
     reader, _, why = lines["format"].strip().partition(" (")
     assert reader == name and len(why) > 5
     assert lines["hook"].strip().startswith("blocks.1.") and f"{M} latents" in lines["width"]
+
+
+def test_a_pattern_over_everything_takes_each_once(tmp_path):
+    for lay in LAYOUTS.values():
+        lay(tmp_path)
+    found, _ = find_saes([f"{tmp_path}/**"])
+    assert len(found) == len(LAYOUTS) and len({load_sae(name).card.sha256 for name in found}) == len(LAYOUTS)
 
 
 def test_all_of_them_run(paths, tmp_path, capsys):

@@ -105,8 +105,10 @@ def _in_numbers(name: str) -> list[tuple[str, int]]:
 def _saes_at(path: Path) -> list[Path]:
     """The SAEs that a file or folder is, is a part of, or holds."""
     if path.is_file():
-        if path.suffix in (".json", ".safetensors") and reader_of(path.parent):
-            return [path.parent]
+        if path.suffix in (".json", ".safetensors"):
+            whole = [folder for folder in list(path.parents)[:2] if reader_of(folder)]
+            if whole:
+                return whole[:1]
         return [path] if _is_sae(path) else []
     if _is_sae(path):
         return [path]

@@ -88,10 +88,9 @@ def step_of(job: Job, mesh: Mesh | AbstractMesh, rows: int, tokens_at_once: int 
     """The step of a job on a mesh, for so many rows at a time; `tokens_at_once` is that of `batch_statistics`."""
     dtype = jnp.dtype(job.dtype)
     lm = abstract_decoder(job.lm, dtype)
-    site, config = job.hook.site, job.lm
-    widths = {"attn.hook_z": config.n_heads * config.d_head, "mlp.hook_post": config.d_mlp}
-    d_in = widths.get(site, config.d_model)
-    sae = dictionary(d_in, job.width, job.k, dtype)
+    widths = {"attn.hook_z": job.lm.n_heads * job.lm.d_head, "mlp.hook_post": job.lm.d_mlp}
+    d_in, d_out = (widths.get(site, job.lm.d_model) for site in (job.hook.reads or job.hook.site, job.hook.site))
+    sae = dictionary(d_in, job.width, job.k, dtype, d_out)
     array = jax.ShapeDtypeStruct
     row = lambda dtype: array((rows, job.context), dtype)  # noqa: E731
 
@@ -109,7 +108,7 @@ def step_of(job: Job, mesh: Mesh | AbstractMesh, rows: int, tokens_at_once: int 
             lm,
             saes,
             tokens,
-            hook=Hook(block, site),
+            hook=job.hook.at(block),
             masks=masks,
             mean=mean,
             zero=zero,
@@ -120,7 +119,7 @@ def step_of(job: Job, mesh: Mesh | AbstractMesh, rows: int, tokens_at_once: int 
             precision=job.precision,
         )
 
-    mean = array((d_in,), jnp.float32)
+    mean = array((d_out,), jnp.float32)
     zero = array((1, job.context, lm.d_model), dtype) if job.hook.whole_residual else None
     return Step(
         function,
@@ -130,7 +129,7 @@ def step_of(job: Job, mesh: Mesh | AbstractMesh, rows: int, tokens_at_once: int 
             at(P(), array((), jnp.int32)),
             at(P(), mean),
             at(P(), zero),
-            weights(_controls(job, d_in)) if job.controls else None,
+            weights(_controls(job, d_in, d_out)) if job.controls else None,
             at(P(DATA), row(jnp.int32)),
             at(P(DATA), Masks(*[row(bool)] * 3)),
         ),
@@ -180,15 +179,15 @@ def share_bytes(tree: PyTree, mesh: AbstractMesh) -> int:
     return sum(jax.tree.leaves(jax.tree.map(own, tree, shardings(tree, mesh))))
 
 
-def dictionary(d_in: int, width: int, k: int | None, dtype: jnp.dtype) -> SAE:
-    """An SAE of a shape; its arrays are `jax.ShapeDtypeStruct`s."""
+def dictionary(d_in: int, width: int, k: int | None, dtype: jnp.dtype, d_out: int) -> SAE:
+    """An SAE or transcoder of a shape; its arrays are `jax.ShapeDtypeStruct`s."""
 
     def make() -> SAE:
         return SAE(
             W_enc=jnp.zeros((d_in, width), dtype),
             b_enc=jnp.zeros(width, dtype),
-            W_dec=jnp.zeros((width, d_in), dtype),
-            b_dec=jnp.zeros(d_in, dtype),
+            W_dec=jnp.zeros((width, d_out), dtype),
+            b_dec=jnp.zeros(d_out, dtype),
             threshold=jnp.zeros(width, dtype) if k is None else None,
             activation="jumprelu" if k is None else "topk",
             k=k,
@@ -197,14 +196,14 @@ def dictionary(d_in: int, width: int, k: int | None, dtype: jnp.dtype) -> SAE:
     return jax.eval_shape(make)
 
 
-def _controls(job: Job, d_in: int) -> Controls:
+def _controls(job: Job, d_in: int, d_out: int) -> Controls:
     """Of the shapes that calibration would fit."""
     n, wide = job.saes, jnp.dtype(jnp.float32)
-    random = dictionary(d_in, job.width, None, wide)
-    shuffled = dictionary(d_in, job.width, job.k, jnp.dtype(job.dtype))
+    random = dictionary(d_out, job.width, None, wide, d_out)
+    shuffled = dictionary(d_in, job.width, job.k, jnp.dtype(job.dtype), d_out)
 
     def make(random: SAE, shuffled: SAE) -> Controls:
-        components = jnp.zeros((job.k or 64, d_in), wide)
-        return Controls(jnp.int32(0), jnp.zeros(d_in, wide), (random,) * n, (shuffled,) * n, (components,) * n)
+        components = jnp.zeros((job.k or 64, d_out), wide)
+        return Controls(jnp.int32(0), jnp.zeros(d_out, wide), (random,) * n, (shuffled,) * n, (components,) * n)
 
     return jax.eval_shape(make, random, shuffled)

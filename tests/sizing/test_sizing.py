@@ -275,3 +275,11 @@ def test_many_saes_cost_what_a_straight_line_says():
     assert continued.flops == traced.flops and continued.wire == traced.wire
     assert continued.traffic.total() == pytest.approx(traced.traffic.total(), rel=1e-3)
     assert continued.working == pytest.approx(traced.working, rel=0.05)
+
+
+def test_a_transcoder_has_the_widths_of_both_hooks():
+    job = Job(CONFIG, parse_hook("blocks.1.attn.hook_z:hook_mlp_out"), width=64, context=16)
+    step = step_of(job, make_mesh(1, 1), 2)
+    (sae,) = step.arguments[1]
+    assert (sae.d_in, sae.d_out) == (24, 16)
+    assert jax.eval_shape(step.function, *step.arguments).saes["sse"].shape[1] == 2
