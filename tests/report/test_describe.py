@@ -27,7 +27,7 @@ def test_a_config_beside_an_sae_is_no_lms(tmp_path, monkeypatch):
     assert shown.startswith("sparse autoencoder")
     for key, value in {
         "hook": "blocks.1.mlp.hook_in",
-        "predicts": "blocks.1.hook_mlp_out",
+        "predicts": "model.layers.1.mlp.output",
         "format": "dictionary-learning (a torch file with the tensors of AutoEncoder)",
     }.items():
         assert f"\n{key:19}  {value}\n" in shown
