@@ -25,6 +25,8 @@ from tests.tiny import CARD, CONFIG, make_lm, random_tensors, tiny_sae
 # What Equinox's own attention layer can hold: as many key-value heads as heads, and they fill the residual stream.
 LLAMA = dataclasses.replace(CONFIG, n_blocks=2, n_kv_heads=4, d_head=4, rotary_dims=4, tied_embedding=True)
 MODULES = {"equinox": equinox_module, "nnx": flax_nnx, "penzai": penzai_model}
+# tests/lm/test_adapters.py has the base class among the fast ones.
+pytestmark = pytest.mark.slow
 NAMES = tuple(MODULES)
 AT = "blocks.0.hook_resid_post"
 # The adapters show what their models compute in plain sight; inside the MLP they show nothing.
@@ -241,7 +243,6 @@ def test_a_quick_sae_learns_through_an_adapter(tokens):
     assert jsaeval.mse(host, trained, tokens) < 0.8 * jsaeval.mse(host, untrained, tokens)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_scripts(name, tmp_path, monkeypatch, capsys):
     """On `tiny`, with the SAE that ships with it."""
