@@ -20,8 +20,13 @@ def nearest(name: str, options: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
-    more = f" and {len(choices) - _LISTED} more" if len(choices) > _LISTED else ""
-    return f"; known: {', '.join(choices[:_LISTED])}{more}" if choices else ""
+    return f"; known: {listed(choices, _LISTED)}" if choices else ""
+
+
+def listed(items: Iterable[object], most: int) -> str:
+    """The first of some items, and how many more there are."""
+    names = [str(item) for item in items]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def one_line(error: Exception) -> str:

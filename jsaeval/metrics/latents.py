@@ -79,19 +79,22 @@ def latent_table(sae: SAE, counts: Columns, n_tokens: int) -> LatentTable:
     fires = counts["fires"]
     alive = fires > 0
     mean = np.divide(counts["total"], fires, out=np.full(len(fires), np.nan), where=alive)
-    encoder = np.asarray(sae.W_enc, np.float32).T
-    decoder = np.asarray(sae.W_dec, np.float32)
-    cosine = np.full(len(fires), np.nan)
-    if encoder.shape == decoder.shape and sae.card.hook_out is None:
-        cosine = np.einsum("md,md->m", unit(encoder), unit(decoder))
     return LatentTable(
         fires=fires,
         density=fires / n_tokens if n_tokens else np.full(len(fires), np.nan),
         mean_activation=mean,
         max_activation=np.where(alive, counts["largest"], np.nan),
-        encoder_decoder_cosine=cosine.astype(np.float64),
-        max_decoder_cosine=largest_cosines(unit(decoder), alive),
+        encoder_decoder_cosine=encoder_decoder_cosines(sae),
+        max_decoder_cosine=largest_cosines(unit(np.asarray(sae.W_dec, np.float32)), alive),
     )
+
+
+def encoder_decoder_cosines(sae: SAE) -> Float[np.ndarray, " latent"]:
+    """cos(W_enc[:, i], W_dec[i]); NaN for transcoders, whose two sides are of different spaces."""
+    if sae.d_in != sae.d_out or sae.card.hook_out is not None:
+        return np.full(sae.d_sae, np.nan)
+    encoder, decoder = np.asarray(sae.W_enc, np.float32).T, np.asarray(sae.W_dec, np.float32)
+    return np.einsum("md,md->m", unit(encoder), unit(decoder)).astype(np.float64)
 
 
 def unit(rows: Float[np.ndarray, "latent width"]) -> Float[np.ndarray, "latent width"]:

@@ -12,8 +12,7 @@ from jsaeval.report.facts import facts
 from jsaeval.report.figures import sae_figures, sweep_figures
 from jsaeval.report.numbers import interval, number
 from jsaeval.report.probe_page import probe_facts, probe_section
-from jsaeval.report.summary import faithfulness, grounds, interpretability
-from jsaeval.report.terminal import warnings_of
+from jsaeval.report.summary import faithfulness, grounds, interpretability, warnings_of
 from jsaeval.run.folder import is_run
 
 

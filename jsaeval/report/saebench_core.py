@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jsaeval.metrics.latents import DENSE, largest_cosines, unit
+from jsaeval.metrics.latents import DENSE, encoder_decoder_cosines, largest_cosines, unit
 from jsaeval.metrics.registry import REGISTRY
 from jsaeval.sae.module import SAE
 
@@ -123,13 +123,11 @@ def weight_measures(sae: SAE) -> dict[str, np.ndarray]:
     The largest cosines are with any other latent, alive or not. NaN: undefined.
     """
     encoder, decoder = np.asarray(sae.W_enc, np.float32).T, np.asarray(sae.W_dec, np.float32)
-    everyone, cosine = np.ones(sae.d_sae, bool), np.full(sae.d_sae, np.nan)
-    if encoder.shape == decoder.shape:
-        cosine = np.einsum("md,md->m", unit(encoder), unit(decoder))
+    everyone = np.ones(sae.d_sae, bool)
     return {
         "encoder_bias": np.asarray(sae.b_enc, np.float64),
         "encoder_norm": np.linalg.norm(encoder, axis=1),
-        "encoder_decoder_cosine_sim": cosine,
+        "encoder_decoder_cosine_sim": encoder_decoder_cosines(sae),
         "max_decoder_cosine_sim": largest_cosines(unit(decoder), everyone),
         "max_encoder_cosine_sim": largest_cosines(unit(encoder), everyone),
     }

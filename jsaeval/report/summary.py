@@ -95,3 +95,8 @@ def grounds(report: dict[str, Any], sae: dict[str, Any]) -> Iterator[str]:
 
 def _measured(metric: dict[str, Any]) -> str:
     return f"{number(metric['value'])} {interval(metric)}".strip()
+
+
+def warnings_of(sae: dict[str, Any]) -> list[str]:
+    """What is odd about how an SAE behaves; nothing, in reports of earlier versions."""
+    return sae.get("behaviour", {}).get("warnings", [])

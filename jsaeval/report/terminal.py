@@ -8,6 +8,7 @@ from rich.table import Table as RichTable
 
 from jsaeval.report.comparison import COLUMNS, comparison, controls_by_hook
 from jsaeval.report.numbers import interval, number
+from jsaeval.report.summary import warnings_of
 
 
 _BETTER = {"higher": "↑", "lower": "↓", "neither": ""}
@@ -52,11 +53,6 @@ def show_report(report: dict[str, Any], console: Console) -> None:
         f"{provenance['wall_s']:.0f} s in all, peak {provenance['peak_rss_mb'] / 1024:.2f} GiB; "
         f"{provenance['dtype']}, matmul precision {provenance['precision']}."
     )
-
-
-def warnings_of(sae: dict[str, Any]) -> list[str]:
-    """What is odd about how an SAE behaves; nothing, in reports of earlier versions."""
-    return sae.get("behaviour", {}).get("warnings", [])
 
 
 def print_comparison(report: dict[str, Any], sae: dict[str, Any], console: Console) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsaeval.errors import InputError
+from jsaeval.errors import InputError, listed
 from jsaeval.lm.protocol import HostLM
 from jsaeval.run.evaluate import Failed, hook_of
 from jsaeval.sae.load import SHIPPED, load_sae, reader_of, shipped_path
@@ -81,7 +81,7 @@ def _matches(pattern: str, notes: list[str]) -> list[str]:
     inside = {path: _saes_at(path) for path in matches}
     saes = dict.fromkeys(found[0] for found in inside.values() if len(found) == 1)
     if not saes:
-        raise InputError(f"--sae {pattern!r}: matches no SAE, only {_listed(matches)}")
+        raise InputError(f"--sae {pattern!r}: matches no SAE, only {listed(matches, _LISTED)}")
     # With ** a folder is matched beside what is in it, and the files of an SAE beside their folder.
     related = {parent for sae in saes for parent in sae.parents}
     rest = [
@@ -90,9 +90,9 @@ def _matches(pattern: str, notes: list[str]) -> list[str]:
         if len(inside[path]) != 1 and path not in related and saes.keys().isdisjoint(path.parents)
     ]
     if several := [path for path in rest if inside[path]]:
-        notes.append(f"--sae {pattern!r}: left out, folders of several SAEs: {_listed(several)}")
+        notes.append(f"--sae {pattern!r}: left out, folders of several SAEs: {listed(several, _LISTED)}")
     if foreign := [path for path in rest if not inside[path]]:
-        notes.append(f"--sae {pattern!r}: left out, no SAEs: {_listed(foreign)}")
+        notes.append(f"--sae {pattern!r}: left out, no SAEs: {listed(foreign, _LISTED)}")
     return [str(path) for path in saes]
 
 
@@ -132,8 +132,3 @@ def _place(name: str) -> str:
         return name
     found = _saes_at(path)
     return str((found[0] if len(found) == 1 else path).resolve())
-
-
-def _listed(paths: Sequence[Path]) -> str:
-    more = len(paths) - _LISTED
-    return ", ".join(str(path) for path in paths[:_LISTED]) + (f" and {more} more" if more > 0 else "")

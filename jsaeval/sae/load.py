@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +10,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
-from jsaeval.errors import InputError, nearest, one_line
+from jsaeval.errors import InputError, listed, nearest, one_line
 from jsaeval.sae.formats import (
     circuit_tracer,
     dictionary_learning,
@@ -88,7 +87,7 @@ def _read(path: Path) -> SAE:
         raise InputError(_foreign(path))
     found = {c: reader for c, reader in found.items() if reader[0] is not refused} or dict([found.popitem()])
     if len(found) > 1 and path not in found:
-        names = _listed(candidate.name for candidate in found)
+        names = listed((candidate.name for candidate in found), _LISTED)
         raise InputError(f"SAE {str(path)!r}: holds {len(found)} SAEs ({names}); name one of them")
     if path not in found:
         for other in candidates:
@@ -114,17 +113,16 @@ def reader_of(path: Path) -> tuple[ModuleType, str] | None:
 
 def _foreign(path: Path) -> str:
     """Why a path is no SAE. What is damaged or forbidden raises its own error."""
-    files = [path] if path.is_file() else [p for p in path.iterdir() if p.is_file()]
-    files = [file for file in files if file.suffix in _TENSOR_FILES or kind_of(file)]
     if path.is_file() and (path.parent / "cfg.json").is_file():
         return f"SAE {str(path)!r}: a part of one; name the folder {str(path.parent)!r}"
-    holds = f"; {files[0].name} holds {_listed(sorted(look(files[0]).tensors)) or 'none'}" if len(files) == 1 else ""
+    files = [path] if path.is_file() else [p for p in path.iterdir() if p.is_file()]
+    files = [file for file in files if file.suffix in _TENSOR_FILES or kind_of(file)]
+    holds = (
+        f"; {files[0].name} holds {listed(sorted(look(files[0]).tensors), _LISTED) or 'none'}"
+        if len(files) == 1
+        else ""
+    )
     return f"SAE {str(path)!r}: not recognised as any of: {', '.join(FORMATS)}{holds}"
-
-
-def _listed(names: Iterable[str]) -> str:
-    all_ = list(names)
-    return ", ".join(all_[:_LISTED]) + (f" and {len(all_) - _LISTED} more" if len(all_) > _LISTED else "")
 
 
 def save_sae(

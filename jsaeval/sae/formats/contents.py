@@ -80,7 +80,7 @@ def kind_of(path: Path) -> Kind | None:
 def peek(path: Path) -> Contents | None:
     """What is in a file; None if it is no file of tensors, or a damaged or forbidden one (`look` says why)."""
     try:
-        return look(path) if kind_of(path) else None
+        return look(path)
     except (InputError, OSError):
         return None
 

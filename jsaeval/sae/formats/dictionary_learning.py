@@ -140,19 +140,14 @@ def _config(path: Path, contents: Contents) -> tuple[dict[str, Any], dict[str, A
 def _hooks(trainer: dict[str, Any], buffer: dict[str, Any]) -> tuple[str | None, str | None]:
     """From the name of the submodule, e.g. `resid_post_layer_8`, and whether its input or its output was taken."""
     layer, name, end = trainer.get("layer"), str(trainer.get("submodule_name") or "resid"), str(buffer.get("io", "out"))
-    if layer is None:
-        return tl_hook(name), None
-    sites: tuple[str | None, str | None] = (None, None)
-    if "resid" in name:
-        sites = "hook_resid_pre" if "resid_pre" in name or end == "in" else "hook_resid_post", None
-    elif "mlp" in name:
-        ends = {"in": ("input",), "in_and_out": ("input", "output")}.get(end, ("output",))
-        hook, *hook_out = (tl_hook(f"model.layers.{layer}.mlp.{side}") for side in ends)
-        return hook, hook_out[0] if hook_out else None
-    elif "att" in name and end == "out":
-        return tl_hook(f"model.layers.{layer}.self_attn.output"), None
-    hook, hook_out = (site and f"blocks.{layer}.{site}" for site in sites)
-    return hook or tl_hook(name), hook_out
+    if layer is not None and "resid" in name:
+        return f"blocks.{layer}.hook_resid_{'pre' if 'resid_pre' in name or end == 'in' else 'post'}", None
+    if layer is not None and "mlp" in name:
+        read, written = (tl_hook(f"model.layers.{layer}.mlp.{side}") for side in ("input", "output"))
+        return {"in": (read, None), "in_and_out": (read, written)}.get(end, (written, None))
+    if layer is not None and "att" in name and end == "out":
+        name = f"model.layers.{layer}.self_attn.output"
+    return tl_hook(name), None
 
 
 def _in_units_of_the_lm(sae: SAE, contents: Contents) -> SAE:

@@ -2,23 +2,17 @@
 
 from pathlib import Path
 
-from jsaeval.sae.formats.assemble import make_card, make_sae
-from jsaeval.sae.formats.contents import look, peek
-from jsaeval.sae.formats.places import in_path, layer_at_end
+from jsaeval.sae.formats.linear import has_layers, read_layers
 from jsaeval.sae.module import SAE
 
 
 NAME = "goodfire"
-_TENSORS = {"encoder_linear.weight": "W_enc.T", "encoder_linear.bias": "b_enc"}
-_TENSORS |= {"decoder_linear.weight": "W_dec.T", "decoder_linear.bias": "b_dec"}
+_LAYERS = ("encoder_linear", "decoder_linear")
 
 
 def recognise(path: Path) -> str | None:
     """What says that a file is in this format."""
-    contents = peek(path)
-    if contents is None or contents.kind != "torch" or not contents.has(*_TENSORS, only=True):
-        return None
-    return "a torch file with encoder_linear and decoder_linear"
+    return "a torch file with encoder_linear and decoder_linear" if has_layers(path, _LAYERS) else None
 
 
 def read(path: Path) -> SAE:
@@ -27,6 +21,4 @@ def read(path: Path) -> SAE:
     Raises:
         InputError: see `make_sae`.
     """
-    model = in_path(r"Llama-3\.\d-\d+B-Instruct", path)
-    card = make_card(path, NAME, layer_at_end(path), lm=f"meta-llama/{model[0]}" if model else None)
-    return make_sae(look(path).read(_TENSORS), str(path), card=card)
+    return read_layers(path, NAME, _LAYERS, r"Llama-3\.\d-\d+B-Instruct", "meta-llama")

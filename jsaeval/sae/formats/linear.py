@@ -13,15 +13,12 @@ from jsaeval.sae.module import SAE
 
 
 NAME = "linear"
-_TENSORS = {"encoder.weight": "W_enc.T", "encoder.bias": "b_enc", "decoder.weight": "W_dec.T", "decoder.bias": "b_dec"}
+_LAYERS = ("encoder", "decoder")
 
 
 def recognise(path: Path) -> str | None:
     """What says that a file is in this format."""
-    contents = peek(path)
-    if contents is None or contents.kind != "torch" or not contents.has(*_TENSORS, only=True):
-        return None
-    return "a torch file of encoder and decoder alone, taken as relu"
+    return "a torch file of encoder and decoder alone, taken as relu" if has_layers(path, _LAYERS) else None
 
 
 def read(path: Path) -> SAE:
@@ -30,6 +27,26 @@ def read(path: Path) -> SAE:
     Raises:
         InputError: see `make_sae`.
     """
-    model = in_path(r"DeepSeek-R1-Distill-\w+-\d+B", path)
-    card = make_card(path, NAME, layer_at_end(path), lm=f"deepseek-ai/{model[0]}" if model else None)
-    return make_sae(look(path).read(_TENSORS), str(path), card=card)
+    return read_layers(path, NAME, _LAYERS, r"DeepSeek-R1-Distill-\w+-\d+B", "deepseek-ai")
+
+
+def has_layers(path: Path, layers: tuple[str, str]) -> bool:
+    """Whether a file is a torch file of these two layers and nothing else."""
+    contents = peek(path)
+    return contents is not None and contents.kind == "torch" and contents.has(*_tensors(layers), only=True)
+
+
+def read_layers(path: Path, format: str, layers: tuple[str, str], lm: str, owner: str) -> SAE:
+    """Two layers as an SAE; where the path has what `lm` matches, it is of that LM of `owner`."""
+    model = in_path(lm, path)
+    card = make_card(path, format, layer_at_end(path), lm=f"{owner}/{model[0]}" if model else None)
+    return make_sae(look(path).read(_tensors(layers)), str(path), card=card)
+
+
+def _tensors(layers: tuple[str, str]) -> dict[str, str]:
+    ends = zip(layers, ("enc", "dec"), strict=True)
+    return {
+        f"{layer}.{part}": name
+        for layer, end in ends
+        for part, name in (("weight", f"W_{end}.T"), ("bias", f"b_{end}"))
+    }
