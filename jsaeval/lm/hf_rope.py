@@ -23,13 +23,21 @@ def read_rope(raw: dict[str, Any], where: str, default_partial: float = 1.0, def
     """The rotary positions of all blocks.
 
     Raises:
-        InputError: a type that the decoder does not have, or an attribute that nobody has thought about.
+        InputError: a type that the decoder does not have, an attribute that nobody has thought about, or a number with
+            which no angle can be computed.
     """
     old_theta = raw.get("rope_theta", raw.get("rotary_emb_base", default_theta))
     old_partial = raw.get("partial_rotary_factor", raw.get("rotary_pct", default_partial))
     rope = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
     theta, partial = float(rope.pop("rope_theta", old_theta)), float(rope.pop("partial_rotary_factor", old_partial))
+    _check_positive({"theta": theta, "share of a head": partial}, where)
     return Rope(theta, _scaling(rope, raw, where), partial)
+
+
+def _check_positive(numbers: dict[str, float], where: str) -> None:
+    for name, value in numbers.items():
+        if not 0 < value < math.inf:
+            raise InputError(f"{where}: rope {name} = {value:g}; a positive number was expected")
 
 
 def read_two_ropes(raw: dict[str, Any], where: str) -> tuple[Rope, float]:
@@ -56,6 +64,12 @@ def _scaling(rope: dict[str, Any], raw: dict[str, Any], where: str) -> RopeScali
     scaling = _KINDS[kind](rope, raw)
     if rope:
         raise InputError(f"{where}: unknown rope attribute(s) {', '.join(sorted(rope))}")
+    if scaling is not None:
+        numbers = {name.replace("_", " "): value for name, value in vars(scaling).items() if name != "truncate"}
+        _check_positive(numbers, where)
+    if isinstance(scaling, Llama3Rope) and scaling.low_freq_factor >= scaling.high_freq_factor:
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        raise InputError(f"{where}: rope low_freq_factor = {low:g} is not below high_freq_factor = {high:g}")
     return scaling
 
 
@@ -71,7 +85,9 @@ def _llama3(rope: dict[str, Any], raw: dict[str, Any]) -> RopeScaling:
 def _yarn(rope: dict[str, Any], raw: dict[str, Any]) -> RopeScaling:
     """Queries and keys are scaled by 0.1 ln(factor) + 1 (§3.4) unless the configuration says otherwise."""
     context = int(rope.pop("original_max_position_embeddings", raw["max_position_embeddings"]))
-    factor = float(rope.pop("factor", None) or raw["max_position_embeddings"] / context)
+    stretched = rope.pop("factor", None)
+    # A context of 0 is refused with the other numbers, once all are known.
+    factor = raw["max_position_embeddings"] / max(context, 1) if stretched is None else float(stretched)
     stated, m, m_all = (rope.pop(key, None) for key in ("attention_factor", "mscale", "mscale_all_dim"))
 
     def default(m: float = 1.0) -> float:

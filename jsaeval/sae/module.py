@@ -96,7 +96,7 @@ class SAE(eqx.Module):
         for name, kinds in owners.items():
             if (self.activation in kinds) != (getattr(self, name) is not None):
                 raise ValueError(f"{name} belongs to {' and '.join(kinds)}, which need it; this is {self.activation}")
-        if self.k is not None and not 1 <= self.k <= self.d_sae:
+        if self.k is not None and (isinstance(self.k, bool) or self.k not in range(1, self.d_sae + 1)):
             raise ValueError(f"k = {self.k} is not in 1..{self.d_sae}")
 
     @property

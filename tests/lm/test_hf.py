@@ -17,6 +17,11 @@ from jsaeval.mesh import make_mesh, place
 from tests.tiny import CARD, CONFIG, GEMMA3, HF_CONFIG, make_lm, random_tensors, write_hf_folder
 
 
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+LLAMA3 |= {"rope_type": "llama3"}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+
+
 def same(a, b):
     assert jax.tree.structure(a.blocks) == jax.tree.structure(b.blocks)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
@@ -83,6 +88,13 @@ def test_the_tokenizer_of_a_folder(tmp_path):
         ({"num_key_value_heads": 3}, "do not divide"),
         ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "not supported .default, linear, llama3, yarn"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "beta": 1}}, "unknown rope attribute.s. beta"),
+        ({"rope_theta": 0}, "rope theta = 0; a positive number was expected"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0}}, "rope factor = 0; a positive number was expected"),
+        ({"rope_scaling": YARN | {"factor": 0}}, "rope factor = 0; a positive number was expected"),
+        ({"rope_scaling": YARN | {"original_max_position_embeddings": 0}}, "rope original context = 0; a positive"),
+        ({"rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 0}}, "rope original context = 0;"),
+        ({"rope_scaling": LLAMA3 | {"factor": float("inf")}}, "rope factor = inf; a positive number was expected"),
+        ({"rope_scaling": LLAMA3 | {"high_freq_factor": 1}}, "low_freq_factor = 1 is not below high_freq_factor = 1"),
         ({"hidden_size": None}, "wrong type"),
         ({"num_attention_heads": 0, "head_dim": None}, "wrong type"),
         ({"num_hidden_layers": 0}, "a size below 1"),
@@ -103,10 +115,9 @@ def test_a_missing_attribute_is_named():
 
 
 def test_both_spellings_of_the_rotary_parameters():
-    llama3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-    old = HF_CONFIG | {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3"} | llama3}
+    old = HF_CONFIG | {"rope_theta": 5e5, "rope_scaling": LLAMA3}
     new = {k: v for k, v in HF_CONFIG.items() if k != "rope_theta"}
-    new["rope_parameters"] = {"rope_type": "llama3", "rope_theta": 5e5} | llama3
+    new["rope_parameters"] = {"rope_theta": 5e5} | LLAMA3
     expected = dataclasses.replace(CONFIG, rope_theta=5e5, rope_scaling=Llama3Rope(8.0, 1.0, 4.0, 8192))
     assert decoder_config(old, "old") == decoder_config(new, "new") == expected
 

@@ -30,13 +30,16 @@ def read(path: Path) -> SAE:
     """Read an SAE or a transcoder.
 
     Raises:
-        InputError: see `make_sae`; no `cfg.json`, one that does not agree with the weights, or an activation other than
-            TopK of positive values.
+        InputError: see `make_sae`; no `cfg.json`, one that does not agree with the weights or has something else than
+            true or false where one of them belongs, or an activation other than TopK of positive values.
     """
     config = path.parent / "cfg.json"
     cfg, tensors = read_json(config), look(path).read(_TENSORS | _SKIP)
     if cfg.get("activation", "topk") != "topk":
         raise InputError(f"{config}: activation {cfg['activation']!r} is not supported; known: 'topk'")
+    for key in ("signed", "skip_connection", "transcode"):
+        if not isinstance(cfg.get(key, False), bool):
+            raise InputError(f"{config}: {key} = {cfg[key]!r}; true or false was expected")
     if cfg.get("signed", False):
         raise InputError(f"{config}: signed, latents that may be negative, is not supported")
     if bool(cfg.get("skip_connection")) != ("W_skip" in tensors):

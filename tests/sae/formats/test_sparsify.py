@@ -87,6 +87,10 @@ def test_a_skip_beside_an_sae(tmp_path):
         ({}, {"W_skip": random(D, D)}, "skip_connection = False, the weights say otherwise"),
         ({"d_in": 7}, {}, "d_in = 7, the weights say 6"),
         ({"k": None}, {}, "k belongs to topk"),
+        ({"k": True}, {}, r"k = True is not in 1\.\.20"),
+        ({"transcode": "no"}, {}, "transcode = 'no'; true or false was expected"),
+        ({"skip_connection": 1}, {"W_skip": random(D, D)}, "skip_connection = 1; true or false was expected"),
+        ({"signed": "false"}, {}, "signed = 'false'; true or false was expected"),
         ({}, {"W_dec": random(D, M)}, "W_dec has shape"),
     ],
 )
