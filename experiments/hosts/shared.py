@@ -16,7 +16,7 @@ from jsaeval.corpus.rows import text_rows
 from jsaeval.lm.card import LMCard
 from jsaeval.lm.decoder import Decoder
 from jsaeval.lm.load import load_tokenizer
-from jsaeval.lm.protocol import HostLM
+from jsaeval.lm.protocol import HostLM, logit_cap_of
 from jsaeval.mesh import make_mesh, place
 from jsaeval.report.numbers import number
 from jsaeval.run.evaluate import Results
@@ -74,7 +74,8 @@ def rows(lm: HostLM, n: int, context: int = 128) -> Int[np.ndarray, "row positio
 
 def logits(lm: HostLM, tokens: Int[Array, "row position"]) -> Float[Array, "row position vocab"]:
     """What the protocol says the logits are."""
-    return lm.final(lm.run(lm.embed(tokens), 0, lm.n_blocks)[0]) @ lm.unembedding.T
+    z, cap = lm.final(lm.run(lm.embed(tokens), 0, lm.n_blocks)[0]) @ lm.unembedding.T, logit_cap_of(lm)
+    return z if cap is None else cap * jnp.tanh(z / cap)
 
 
 def largest_difference(lm: HostLM, forward: Callable[[Array], Array], tokens: Int[np.ndarray, "row position"]) -> float:

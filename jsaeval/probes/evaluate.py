@@ -18,7 +18,7 @@ from jsaeval.forward.controls import random_sae
 from jsaeval.hooks import Hook
 from jsaeval.lm.card import card_of
 from jsaeval.lm.load import load_tokenizer
-from jsaeval.lm.protocol import HostLM
+from jsaeval.lm.protocol import HostLM, check_host
 from jsaeval.lm.tokenizer import TextTokenizer
 from jsaeval.mesh import make_mesh
 from jsaeval.probes import state
@@ -85,8 +85,9 @@ def probe(
         stop: called where nothing would be lost; it may raise.
 
     Raises:
-        InputError: a task is too small, or the LM gives NaN or Inf.
+        InputError: the LM is none, a task is too small, or the LM gives NaN or Inf.
     """
+    check_host(lm)
     tokenizer = load_tokenizer(lm) if tokenizer is None else tokenizer
     mesh = make_mesh() if mesh is None else mesh
     for sae in saes:

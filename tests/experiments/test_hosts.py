@@ -14,12 +14,20 @@ from penzai.models.transformer import model_parts
 
 import jsaeval
 from experiments.hosts import equinox_module, flax_nnx, penzai_model
-from experiments.hosts.shared import block_weights, disagreement, largest_difference, quick_sae, shares_buffers
+from experiments.hosts.shared import (
+    block_weights,
+    disagreement,
+    largest_difference,
+    logits,
+    quick_sae,
+    shares_buffers,
+)
 from jsaeval.errors import InputError
 from jsaeval.hooks import SITES, parse_hook
 from jsaeval.lm.protocol import HostLM
 from jsaeval.run.engine import Setting
-from tests.tiny import CARD, CONFIG, make_lm, random_tensors, tiny_sae
+from tests.lm import oracle
+from tests.tiny import CARD, CONFIG, GEMMA2, make_lm, random_tensors, tiny_sae
 
 
 # What Equinox's own attention layer can hold: as many key-value heads as heads, and they fill the residual stream.
@@ -72,6 +80,13 @@ def test_logits_are_the_models_own(case, tokens):
     assert isinstance(host, HostLM)
     assert (host.n_blocks, host.d_model, host.vocab) == (2, 16, 50)
     assert largest_difference(host, forward_of(name, model), np.asarray(tokens)) <= 1e-5
+
+
+def test_logits_are_soft_capped_where_the_model_says_so(tokens):
+    tensors = random_tensors(GEMMA2, out_norms=True)
+    _, expected = oracle.run(GEMMA2, tensors, np.asarray(tokens)[0])
+    assert np.abs(expected).max() > 2  # of a cap of 3, which bends them
+    np.testing.assert_allclose(logits(make_lm(GEMMA2, tensors), tokens)[0], expected, atol=1e-4)
 
 
 def test_the_weights_are_the_models_own_buffers(case):

@@ -9,9 +9,12 @@ import pandas as pd
 import pytest
 
 from jsaeval.cli import main
+from jsaeval.errors import InputError
+from jsaeval.hooks import parse_hook
 from jsaeval.probes import evaluate
 from jsaeval.sae.load import save_sae
 from jsaeval.sae.module import SAE, SAECard
+from tests.tiny import tiny_lm
 
 
 HOOK = "blocks.2.hook_resid_post"
@@ -169,6 +172,17 @@ def test_bad_input_gets_one_line(here, capsys, flags, line):
     assert main([*BASE, *flags]) == 2
     complaint = capsys.readouterr().err.splitlines()[-1]
     assert line in complaint
+
+
+def test_a_model_without_an_adapter(monkeypatch):
+    """Type checks of the tests would be faster."""
+
+    def refuse(lm):
+        raise InputError("lm: no host")
+
+    monkeypatch.setattr(evaluate, "check_host", refuse)
+    with pytest.raises(InputError, match="lm: no host"):
+        evaluate.probe(tiny_lm(), [random_sae(0)], parse_hook(HOOK), [])
 
 
 def table(folder, name, labels, end=""):
