@@ -47,7 +47,7 @@ class ProbeTasks:
 
     tasks: str = ",".join(DEFAULT)
     """Tasks, separated by commas: names or groups of the 113 of sae-probes, all; .csv, .tsv, .jsonl, .parquet files;
-    data sets, saved or of the hub (OWNER/NAME)."""
+    data sets, saved (FOLDER@SPLIT) or of the hub (OWNER/NAME)."""
     text_column: str = "text"
     """Column of the text in such a file or data set."""
     label_column: str = "label"

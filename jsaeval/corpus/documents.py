@@ -54,14 +54,18 @@ def open_corpus(name: str) -> Documents:
 
     A `.txt` file is one document. A `.jsonl` or `.parquet` file is one document a line or row, in the column `text` or
     else in its only column of strings. A folder is all such files in it, sorted by path, or what `save_to_disk` of
-    `datasets` wrote. A hub id is streamed: its split `train`, unless the name says another.
+    `datasets` wrote. A hub id is streamed. Of a data set, the split `train`, unless the name says another (`@SPLIT`).
 
     Raises:
         InputError: no such corpus, or nothing in it that can be read.
     """
     if name in NAMED:
         return NAMED[name]
-    path = Path(name)
+    path, saved = Path(name), hub.saved_dataset(name)
+    if saved is not None:
+        folder, split = saved
+        identity = _identity(folder.rglob("*")) + ("" if split is None else f"\n@{split}")
+        return Documents(name, identity, lambda: _texts(hub.open_saved(folder, name, split), name))
     if not path.exists():
         if hub.is_hub_id(name) and path.suffix not in _SUFFIXES:
             where = f"corpus {name!r}"
@@ -70,8 +74,6 @@ def open_corpus(name: str) -> Documents:
                 name, f"hub\t{name}\t{revision}", lambda: _texts(hub.open_hub(name, revision, where), where)
             )
         raise InputError(f"corpus {name!r}: no such file, folder or name{nearest(name, NAMED)}; or {hub.HUB_FORM}")
-    if path.is_dir() and hub.is_saved_dataset(path):
-        return Documents(name, _identity(path.rglob("*")), lambda: _texts(hub.open_saved(path, name), name))
     files = sorted(f for f in path.rglob("*") if f.suffix in _SUFFIXES) if path.is_dir() else [path]
     if not files or any(f.suffix not in _SUFFIXES for f in files):
         raise InputError(f"corpus {name!r}: files of type {', '.join(_SUFFIXES)} were expected")

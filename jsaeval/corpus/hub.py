@@ -17,7 +17,15 @@ HUB_FORM = "OWNER/NAME, OWNER/NAME:CONFIG or OWNER/NAME:CONFIG@SPLIT of the Hugg
 _TIMEOUT_S = 20.0
 
 
-def is_saved_dataset(path: Path) -> bool:
+def saved_dataset(name: str) -> tuple[Path, str | None] | None:
+    """The folder and the split that `FOLDER` or `FOLDER@SPLIT` is; None: no such folder, or none of `save_to_disk`."""
+    if _is_saved(Path(name)):
+        return Path(name), None
+    folder, _, split = name.rpartition("@")
+    return (Path(folder), split) if folder and split and _is_saved(Path(folder)) else None
+
+
+def _is_saved(path: Path) -> bool:
     """Whether a folder was written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`."""
     return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
@@ -27,11 +35,16 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.match(name) is not None
 
 
-def open_saved(path: Path, where: str) -> Any:
-    """The rows of a saved data set; of its split `train`, or its only one, if it has splits.
+def open_saved(path: Path, where: str, split: str | None = None) -> Any:
+    """The rows of a saved data set.
+
+    Args:
+        path: its folder.
+        where: says in errors who asked for it.
+        split: default, if it has splits: `train`, or its only one.
 
     Raises:
-        InputError: it cannot be read, or has several splits and no `train`.
+        InputError: it cannot be read, or has no such split.
     """
     import datasets  # a second of start-up that only these data sets need
 
@@ -40,7 +53,9 @@ def open_saved(path: Path, where: str) -> Any:
     except Exception as error:  # datasets passes on whatever its readers raise
         raise InputError(f"{where}: cannot be read as a saved data set ({one_line(error)})") from None
     if isinstance(data, datasets.DatasetDict):
-        data = data[_split(where, [str(name) for name in data], None)]
+        return data[_split(where, [str(name) for name in data], split)]
+    if split is not None:
+        raise InputError(f"{where}: no split {split!r}; this data set was saved without splits")
     return data
 
 

@@ -43,7 +43,7 @@ _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".jsonl": _read_json_lines,
     ".parquet": lambda path: pd.read_parquet(path, dtype_backend="numpy_nullable"),
 }
-FORMS = f"{', '.join(_READERS)}, a folder that save_to_disk wrote, or {hub.HUB_FORM}"
+FORMS = f"{', '.join(_READERS)}, a folder that save_to_disk wrote (FOLDER@SPLIT), or {hub.HUB_FORM}"
 
 
 def read_table(name: str, where: str) -> TaskTable | None:
@@ -53,7 +53,7 @@ def read_table(name: str, where: str) -> TaskTable | None:
     become their names.
 
     Args:
-        name: a path, or `OWNER/NAME`, `OWNER/NAME:CONFIG@SPLIT`.
+        name: a path, of a saved data set also `FOLDER@SPLIT`; or `OWNER/NAME`, `OWNER/NAME:CONFIG@SPLIT`.
         where: says in errors who asked for it.
 
     Raises:
@@ -62,8 +62,8 @@ def read_table(name: str, where: str) -> TaskTable | None:
     path = Path(name)
     if path.suffix.lower() in _READERS:
         return TaskTable(path.stem, _of_file(path, where))
-    if path.is_dir() and hub.is_saved_dataset(path):
-        return _of_dataset(path.name, hub.open_saved(path, where), where)
+    if (saved := hub.saved_dataset(name)) is not None:
+        return _of_dataset(path.name, hub.open_saved(saved[0], where, saved[1]), where)
     if not path.exists() and hub.is_hub_id(name):
         return _of_dataset(name, hub.open_hub(name, hub.pin_hub_dataset(name, where), where), where)
     return None

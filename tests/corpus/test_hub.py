@@ -30,6 +30,11 @@ def test_a_saved_data_set(tmp_path, data):
     datasets.DatasetDict({"a": data, "b": data}).save_to_disk(tmp_path / "ab")
     with pytest.raises(InputError, match="no split 'train'"):
         list(open_corpus(str(tmp_path / "ab")).read())
+    assert list(open_corpus(f"{tmp_path / 'both'}@test").read()) == TEXTS[:1]
+    identities = {open_corpus(str(tmp_path / name)).identity for name in ("both", "both@test", "both@train")}
+    assert len(identities) == 3
+    with pytest.raises(InputError, match="no split 'test'; this data set was saved without splits"):
+        list(open_corpus(f"{tmp_path / 'one'}@test").read())
     identity = open_corpus(str(tmp_path / "one")).identity
     data.select([1]).save_to_disk(tmp_path / "other")
     assert open_corpus(str(tmp_path / "other")).identity != identity

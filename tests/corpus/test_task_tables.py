@@ -61,6 +61,17 @@ def test_a_saved_data_set(tmp_path):
         open_tasks([str(tmp_path / "films")])
 
 
+def test_a_split_of_a_saved_data_set(tmp_path):
+    splits = {"train": data(), "test": data(("a", "b"), 30)}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "two")
+    tasks = open_tasks([str(tmp_path / "two"), f"{tmp_path / 'two'}@test"])
+    assert [(task.name, len(task.texts)) for task in tasks] == [("two", 60), ("two@test", 30)]
+    with pytest.raises(InputError, match="no split 'tset'; did you mean 'test'"):
+        open_tasks([f"{tmp_path / 'two'}@tset"])
+    splits["train"].save_to_disk(tmp_path / "odd@name")  # a folder is taken as it is called, first
+    assert open_tasks([str(tmp_path / "odd@name")])[0].name == "odd@name"
+
+
 def test_what_is_no_task(online, monkeypatch):
     with pytest.raises(InputError, match="no split 'tset'; did you mean 'test'"):
         open_tasks(["someone/opinions@tset"])
