@@ -21,7 +21,8 @@ def report(results: Results, plan: dict[str, Any]) -> dict[str, Any]:
     """
     masks, tokens = results.masks, results.rows.tokens
     counted = [result.calibration_tokens for result in results.saes]
-    saes = [_sae(e) if isinstance(e, SAEResult) else {"name": e.name, "error": e.error} for e in results.entries]
+    lm = results.lm["name"]
+    saes = [_sae(e, lm) if isinstance(e, SAEResult) else {"name": e.name, "error": e.error} for e in results.entries]
     out = {
         "schema": SCHEMA,
         "provenance": {"plan": plan} | results.provenance,
@@ -48,10 +49,11 @@ def report(results: Results, plan: dict[str, Any]) -> dict[str, Any]:
     return finite(out)
 
 
-def _sae(result: SAEResult) -> dict[str, Any]:
+def _sae(result: SAEResult, lm: str) -> dict[str, Any]:
     measured = {id: value.value for id, value in result.metrics.items()}
+    as_declared = behaviour(result.sae, result.hook, measured, lm=lm, tokens=result.table.n_tokens)
     out = about_sae(result.sae, result.hook) | {
-        "behaviour": dataclasses.asdict(behaviour(result.sae, result.hook, measured)),
+        "behaviour": dataclasses.asdict(as_declared),
         "metrics": _values(result.metrics),
         "by_position": result.by_position,
         "by_block": result.by_block,

@@ -45,6 +45,41 @@ def test_another_hook_than_its_own():
     assert warning == "it ran at blocks.0.hook_resid_post, its file says blocks.1.hook_resid_post"
 
 
+@pytest.mark.parametrize(
+    ("declared", "lm", "words"),
+    [
+        ("gemma-2-2b", "google/gemma-2-9b", "it ran in google/gemma-2-9b, its file says gemma-2-2b"),
+        ("gpt2-small", "smollm2-135m", "it ran in smollm2-135m, its file says gpt2-small"),
+        ("google/gemma-2-2b", "models/gemma-2-2b-it", ""),
+        ("somebody/their-own-2b", "smollm2-135m", ""),
+        (None, "smollm2-135m", ""),
+    ],
+)
+def test_another_lm_than_its_own(declared, lm, words):
+    sae = declaring(tiny_sae("relu"), lm=declared)
+    assert "; ".join(behaviour(sae, HOOK, SOUND, lm=lm).warnings) == words
+
+
+@pytest.mark.parametrize(
+    ("alive", "l0", "tokens", "warned"),
+    [
+        (0.02, 20.0, 1000, True),
+        (0.02, 20.0, 10, False),  # each of 96 latents could have fired twice
+        (0.02, 0.1, 1000, False),
+        (0.2, 20.0, 1000, False),
+        (None, 20.0, 1000, False),
+    ],
+)
+def test_latents_that_never_fire(alive, l0, tokens, warned):
+    sae = tiny_sae("relu", d_sae=96)
+    measured = {id: value for id, value in (SOUND | {"alive": alive, "l0": l0}).items() if value is not None}
+    warnings = behaviour(sae, HOOK, measured, tokens=tokens).warnings
+    assert len(warnings) == warned
+    if warned:
+        assert warnings[0].startswith("2 % of its latents fired at all in 1,000 tokens, though 208 activations came")
+        assert "did the others die in training; is this its LM and hook" in warnings[0]
+
+
 def test_likely_causes_depend_on_the_sae():
     sae = declaring(tiny_sae("relu"), lm="gpt2-small", l0=1)
     assert "trained on centred weights" in behaviour(sae, HOOK, SOUND).warnings[0]
