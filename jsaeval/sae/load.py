@@ -46,6 +46,7 @@ SHIPPED = {
     "tiny": "tiny.blocks.1.hook_resid_post.topk-16.safetensors",
 }
 _TENSOR_FILES = (".safetensors", ".npz", ".pt", ".pth")
+_PICKLES = (".pkl", ".pkl.gz", ".pickle")
 _LISTED = 8  # names in an error
 
 
@@ -115,8 +116,14 @@ def _foreign(path: Path) -> str:
     """Why a path is no SAE. What is damaged or forbidden raises its own error."""
     if path.is_file() and (path.parent / "cfg.json").is_file():
         return f"SAE {str(path)!r}: a part of one; name the folder {str(path.parent)!r}"
-    files = [path] if path.is_file() else [p for p in path.iterdir() if p.is_file()]
-    files = [file for file in files if file.suffix in _TENSOR_FILES or kind_of(file)]
+    inside = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    files = [file for file in inside if file.suffix in _TENSOR_FILES or kind_of(file)]
+    pickles = [file.name for file in inside if file not in files and file.name.endswith(_PICKLES)]
+    if pickles and not files:
+        return (
+            f"SAE {str(path)!r}: {pickles[0]} is a bare pickle, which can do anything to whoever loads it; have its "
+            "owner write what is in it with torch.save, as a .pt file"
+        )
     holds = (
         f"; {files[0].name} holds {listed(sorted(look(files[0]).tensors), _LISTED) or 'none'}"
         if len(files) == 1

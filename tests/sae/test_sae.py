@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -192,6 +193,13 @@ def test_what_a_path_can_be(tmp_path):
     save_file({"x": np.zeros(3, np.float32)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match=r"not recognised as any of: .*; other.safetensors holds x"):
         load_sae(tmp_path / "other.safetensors")
+    (tmp_path / "pickled").mkdir()
+    for name in ("b.pkl.gz", "a.pkl"):
+        (tmp_path / "pickled" / name).write_bytes(pickle.dumps({"cfg": {}, "state_dict": {}}))
+        with pytest.raises(InputError, match=rf"{name} is a bare pickle, which can do anything .* with torch.save"):
+            load_sae(tmp_path / "pickled")
+        with pytest.raises(InputError, match=f"{name} is a bare pickle"):
+            load_sae(tmp_path / "pickled" / name)
     whole = (tmp_path / "one" / "a.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="not a whole safetensors file"):
