@@ -63,12 +63,13 @@ class BatchStatistics(NamedTuple):
     |---|---|---|---|---|
     | n | rows | bucket | | 1 |
     | n_ce | rows | | | 1 where the next token counts |
-    | x_sq, x_dev_sq | rows | (x_dev_sq: bucket) | reconstruction | ‖x‖², ‖x − mean‖² |
+    | x_norm, x_sq, x_dev_sq | rows | (x_dev_sq: bucket) | reconstruction | ‖x‖, ‖x‖², ‖x − mean‖² |
     | ce_clean, ce_zero, kl_zero | rows | | loss | nats |
     | resid_sq | rows | block | curve | ‖a^k‖² of the clean pass after block k |
     | resid_sum_sq | rows | block | curve | (not a sum over t) ‖Σ_t a^k‖² |
     | l0; l1, l1_scaled | saes | bucket; – | norms | see METRICS.md |
-    | sse, xhat_sq, x_xhat, cosine, l2_ratio, legacy | saes | (sse: bucket) | reconstruction | `reconstruction_sums` |
+    | sse; xhat_norm, xhat_sq, x_xhat | saes | bucket; – | reconstruction | `reconstruction_sums` |
+    | cosine, l2_ratio, legacy | saes | | reconstruction | `reconstruction_sums` |
     | ce, kl, top1, total_variation | saes | (kl: bucket) | loss | nats, nats, 0/1, share |
     | downstream_sse | saes | block | curve | ‖a^k − â^k‖² after block k |
     | x_dev | vectors | (bucket, width) | reconstruction | x − mean |
@@ -189,7 +190,9 @@ def in_pieces(compute: Callable[[Any], BatchStatistics], per_row: Any, n: int) -
         rows=jax.tree.map(joined, out.rows),
         saes=jax.tree.map(lambda x: jax.vmap(joined)(jnp.moveaxis(x, 1, 0)), out.saes),
         vectors=jax.tree.map(lambda x: x.sum(axis=0), out.vectors),
-        latents=tuple(LatentCounts(c.fires.sum(0), c.total.sum(0), c.largest.max(0)) for c in out.latents),
+        latents=tuple(
+            LatentCounts(c.fires.sum(0), c.rows.sum(0), c.total.sum(0), c.largest.max(0)) for c in out.latents
+        ),
         known=jax.tree.map(joined, out.known),
     )
 
@@ -288,4 +291,6 @@ def _input_sums(x, mean, mask):
     deviation = x if mean is None else x - jnp.broadcast_to(mean, x.shape)
     kept = jnp.where(mask[..., None], deviation, jnp.zeros((), x.dtype))
     vector = by_bucket(jnp.moveaxis(kept, -1, 0), jnp.ones_like(mask)).sum(axis=1).T
-    return {"x_sq": over_row(square(x), mask), "x_dev_sq": by_bucket(square(deviation), mask)}, vector
+    squared = square(x)
+    sums = {"x_norm": over_row(jnp.sqrt(squared), mask), "x_sq": over_row(squared, mask)}
+    return sums | {"x_dev_sq": by_bucket(square(deviation), mask)}, vector

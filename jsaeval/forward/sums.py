@@ -70,13 +70,14 @@ def reconstruction_sums(
     mean: Float[Array, " width"] | None,
     mask: Bool[Array, "row position"],
 ) -> dict[str, Array]:
-    """Per row, with r = x − x̂: `sse` = ‖r‖² (by bucket), `xhat_sq` = ‖x̂‖², `x_xhat` = x·x̂, `cosine`,
-    `l2_ratio` = ‖x̂‖/‖x‖, and `legacy` = ‖r‖²/‖x − mean‖² when there is a mean."""
+    """Per row, with r = x − x̂: `sse` = ‖r‖² (by bucket), `xhat_norm` = ‖x̂‖, `xhat_sq` = ‖x̂‖², `x_xhat` = x·x̂,
+    `cosine`, `l2_ratio` = ‖x̂‖/‖x‖, and `legacy` = ‖r‖²/‖x − mean‖² when there is a mean."""
     x, reconstruction = wide(x), wide(reconstruction)
     error, dot = square(x - reconstruction), jnp.sum(x * reconstruction, axis=-1)
     x_norm, out_norm = jnp.sqrt(square(x)), jnp.sqrt(square(reconstruction))
     sums = {
         "sse": by_bucket(error, mask),
+        "xhat_norm": over_row(out_norm, mask),
         "xhat_sq": over_row(square(reconstruction), mask),
         "x_xhat": over_row(dot, mask),
         "cosine": over_row(ratio(dot, x_norm * out_norm), mask),

@@ -18,9 +18,13 @@ DENSE = 0.1
 
 @dataclass(frozen=True)
 class LatentTable:
-    """One entry per latent; NaN where a quantity is undefined (a latent that never fired has no mean activation)."""
+    """One entry per latent; NaN where a quantity is undefined (a latent that never fired has no mean activation).
+
+    `fires` and `rows`: at how many tokens and in how many rows it fired.
+    """
 
     fires: Int[np.ndarray, " latent"]
+    rows: Int[np.ndarray, " latent"]
     density: Float[np.ndarray, " latent"]
     mean_activation: Float[np.ndarray, " latent"]
     max_activation: Float[np.ndarray, " latent"]
@@ -81,6 +85,7 @@ def latent_table(sae: SAE, counts: Columns, n_tokens: int) -> LatentTable:
     mean = np.divide(counts["total"], fires, out=np.full(len(fires), np.nan), where=alive)
     return LatentTable(
         fires=fires,
+        rows=counts["rows"],
         density=fires / n_tokens if n_tokens else np.full(len(fires), np.nan),
         mean_activation=mean,
         max_activation=np.where(alive, counts["largest"], np.nan),

@@ -11,7 +11,7 @@ stands what SAEBench would print, and `eval_result_unstructured` says so and has
 
 The first two, and the ratio `relative_reconstruction_bias`, are of the whole run where SAEBench averages over batches:
 the same for a run of one batch. SAEBench leaves out BOS, EOS and PAD, and so does the metric mask `no-special`, which
-also leaves out position 0. What a run does not measure is −1, which is how SAEBench writes what is undefined.
+also leaves out position 0. What a run did not measure is −1, which is how SAEBench writes what is undefined.
 """
 
 import math
@@ -46,6 +46,8 @@ _METRICS = {
     "sparsity": {"l0": "l0", "l1": "l1"},
     "misc_metrics": {"frac_alive": "alive", "freq_over_10_percent": "dense"},
 }
+# Key → column of the statistics table whose mean over tokens it is. Runs of the first versions do not have it.
+_NORMS = {"l2_norm_in": "x_norm", "l2_norm_out": "xhat_norm"}
 _OF_WEIGHTS = (
     "encoder_bias",
     "encoder_norm",
@@ -94,7 +96,8 @@ def core(
         latents: its lines of the table of latents.
         weights: `weight_measures` of it; without them their keys are `MISSING`.
     """
-    columns = {name: _per_row(rows, name) for name in ("n", "n_ce", "ce_zero", "kl_zero", "sse")}
+    norms = {key: name for key, name in _NORMS.items() if name in rows}
+    columns = {name: _per_row(rows, name) for name in ("n", "n_ce", "ce_zero", "kl_zero", "sse", *norms.values())}
     metrics = {
         category: {key: number(sae["metrics"][id]["value"]) for key, id in keys.items()}
         for category, keys in _METRICS.items()
@@ -102,7 +105,7 @@ def core(
     metrics["model_behavior_preservation"]["kl_div_with_ablation"] = _ratio(columns, "kl_zero", "n")
     metrics["model_performance_preservation"]["ce_loss_with_ablation"] = _ratio(columns, "ce_zero", "n_ce")
     metrics["reconstruction_quality"]["mse"] = _mse(columns)
-    metrics["shrinkage"] |= {"l2_norm_in": MISSING, "l2_norm_out": MISSING}
+    metrics["shrinkage"] |= {key: _ratio(columns, norms[key], "n") if key in norms else MISSING for key in _NORMS}
     metrics["misc_metrics"] |= _shares(latents["density"].to_numpy()) | {
         f"average_max_{side}_cosine_sim": number(weights[f"max_{side}_cosine_sim"].mean() if weights else None)
         for side in ("encoder", "decoder")
@@ -113,7 +116,7 @@ def core(
         config=_config(report, bool(weights)),
         metrics=metrics | {"token_stats": tokens},
         details=_details(latents, weights),
-        unstructured=_notes(report, bool(weights)) | {"metrics": sae["metrics"]},
+        unstructured=_notes(report, _not_measured(rows, latents, weights)) | {"metrics": sae["metrics"]},
     )
 
 
@@ -189,19 +192,35 @@ def _shares(density: np.ndarray) -> dict[str, float]:
 def _details(latents: pd.DataFrame, weights: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """One entry a latent."""
     nothing = np.full(len(latents), MISSING)
-    measured = {"feature_density": latents["density"].to_numpy(), "consistent_activation_heuristic": nothing}
+    measured = {
+        "feature_density": latents["density"].to_numpy(),
+        "consistent_activation_heuristic": _tokens_per_row(latents) if "rows" in latents else nothing,
+    }
     measured |= {key: weights.get(key, nothing) for key in _OF_WEIGHTS}
     columns = {key: map(number, values.tolist()) for key, values in measured.items()}
     lines = zip(latents["latent"].tolist(), *columns.values(), strict=True)
     return [dict(zip(("index", *columns), line, strict=True)) for line in lines]
 
 
-def _notes(report: dict[str, Any], has_weights: bool) -> dict[str, Any]:
+def _tokens_per_row(latents: pd.DataFrame) -> np.ndarray:
+    """At how many tokens each latent fires in a row in which it fires; NaN where it never does."""
+    fires, rows = latents["fires"].to_numpy(float), latents["rows"].to_numpy(float)
+    return np.divide(fires, rows, out=np.full(len(rows), np.nan), where=rows > 0)
+
+
+def _not_measured(rows: pd.DataFrame, latents: pd.DataFrame, weights: dict[str, np.ndarray]) -> list[str]:
+    """Keys that are `MISSING` of every SAE and latent."""
+    missing = [f"shrinkage.{key}" for key, name in _NORMS.items() if name not in rows]
+    if "rows" not in latents:
+        missing.append("details.consistent_activation_heuristic")
+    if not weights:
+        missing += [f"misc_metrics.average_max_{side}_cosine_sim" for side in ("encoder", "decoder")]
+        missing += [f"details.{key}" for key in _OF_WEIGHTS]
+    return missing
+
+
+def _notes(report: dict[str, Any], not_measured: list[str]) -> dict[str, Any]:
     """What a reader has to know of the values."""
-    not_measured = ["shrinkage.l2_norm_in", "shrinkage.l2_norm_out", "details.consistent_activation_heuristic"]
-    if not has_weights:
-        not_measured += [f"misc_metrics.average_max_{side}_cosine_sim" for side in ("encoder", "decoder")]
-        not_measured += [f"details.{key}" for key in _OF_WEIGHTS]
     differences = [
         "sparsity.l1 is of the latents as they are; into those of SAELens's SAEs SAEBench folds the decoder's norms "
         "first (l1_scaled below)"

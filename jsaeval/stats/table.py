@@ -109,6 +109,7 @@ class Collector:
         self._latents = tuple(
             {
                 "fires": a["fires"] + b["fires"],
+                "rows": a["rows"] + b["rows"],
                 "total": a["total"] + b["total"],
                 "largest": np.maximum(a["largest"], b["largest"]),
             }

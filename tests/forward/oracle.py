@@ -59,6 +59,7 @@ def line(config, tensors, sae, tokens, hook, masks, mean, replace=sae_oracle):
     row = {
         "n": buckets(t),
         "n_ce": counted.sum(),
+        "x_norm": (t * np.sqrt(x_sq)).sum(),
         "x_sq": (t * x_sq).sum(),
         "x_dev_sq": buckets(t * ((x - mean) ** 2).sum(1)),
         "ce_clean": ce(p),
@@ -72,6 +73,7 @@ def line(config, tensors, sae, tokens, hook, masks, mean, replace=sae_oracle):
         "l1": (t * np.abs(z).sum(1)).sum(),
         "l1_scaled": (t * (np.abs(z) @ np.linalg.norm(np.asarray(sae.W_dec, np.float64), axis=1))).sum(),
         "sse": buckets(t * sse),
+        "xhat_norm": (t * np.sqrt(out_sq)).sum(),
         "xhat_sq": (t * out_sq).sum(),
         "x_xhat": (t * dot).sum(),
         "cosine": (t * dot / np.sqrt(x_sq * out_sq)).sum(),

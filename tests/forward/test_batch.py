@@ -84,7 +84,11 @@ def test_latent_counters(lm, tokens):
     sae = tiny_sae("topk")
     masks = make_masks(np.asarray(tokens), SPECIAL, PAD)
     got = jax.jit(lambda lm, sae, t: batch_statistics(lm, [sae], t, groups=("latents",)))(lm, sae, tokens)
-    z = np.asarray(sae.encode(prefix(lm, parse_hook(sae.card.hook), tokens)))[masks.metric]
+    z = np.asarray(sae.encode(prefix(lm, parse_hook(sae.card.hook), tokens)))
+    in_row = ((z != 0) & masks.metric[..., None]).any(axis=1)
+    np.testing.assert_array_equal(got.latents[0].rows, in_row.sum(0))
+    assert 0 < in_row.mean() < 1
+    z = z[masks.metric]
     np.testing.assert_array_equal(got.latents[0].fires, (z != 0).sum(0))
     np.testing.assert_allclose(got.latents[0].total, z.sum(0), atol=1e-4)
     np.testing.assert_allclose(got.latents[0].largest, np.maximum(z.max(0), 0), atol=1e-6)

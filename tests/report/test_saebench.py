@@ -135,7 +135,8 @@ def check_values(metrics, ours, rows):
         "freq_over_10_percent": "dense",
     }
     assert {key: flat[key] for key in same} == {key: ours[id]["value"] for key, id in same.items()}
-    assert flat["l2_norm_in"] == flat["l2_norm_out"] == -1
+    for key, column in (("l2_norm_in", "x_norm"), ("l2_norm_out", "xhat_norm")):
+        assert flat[key] == pytest.approx(rows[column].sum() / ours["mse"]["n"], rel=1e-12) and flat[key] > 0
     assert flat["total_tokens_eval_reconstruction"] == ROWS * 12
     # The scores are made of what stands beside them.
     ablated = flat["kl_div_with_ablation"]
@@ -169,7 +170,25 @@ def check_latents(made, sae, table):
     ):
         np.testing.assert_allclose([line[key] for line in details], expected, rtol=1e-5, atol=1e-6)
     assert misc["average_max_decoder_cosine_sim"] == pytest.approx(cosines.max(axis=1).mean(), rel=1e-5)
-    assert {line["consistent_activation_heuristic"] for line in details} == {-1}
+    per_row = [line["consistent_activation_heuristic"] for line in details]
+    fires, rows = (table[name].to_numpy() for name in ("fires", "rows"))
+    assert per_row == [a / b if b else -1 for a, b in zip(fires.tolist(), rows.tolist(), strict=True)]
+    assert (fires >= rows).all() and (fires > rows).any() and rows.max() <= ROWS
+    assert made["eval_result_unstructured"]["not_measured"] == []
+
+
+def test_a_run_of_an_earlier_version(here, tmp_path):
+    """It has no sums of norms, and no counts of rows."""
+    (tmp_path / "report.json").write_bytes((here / "run" / "report.json").read_bytes())
+    for name, columns in (("rows", ["x_norm", "xhat_norm"]), ("latents", ["rows"])):
+        table = pd.read_parquet(here / "run" / f"{name}.parquet")
+        table.drop(columns=columns).to_parquet(tmp_path / f"{name}.parquet")
+    for made in export(tmp_path)[0].values():
+        shrinkage = made["eval_result_metrics"]["shrinkage"]
+        assert shrinkage["l2_norm_in"] == shrinkage["l2_norm_out"] == -1 < shrinkage["l2_ratio"]
+        assert {line["consistent_activation_heuristic"] for line in made["eval_result_details"]} == {-1}
+        missing = ["shrinkage.l2_norm_in", "shrinkage.l2_norm_out", "details.consistent_activation_heuristic"]
+        assert made["eval_result_unstructured"]["not_measured"] == missing
 
 
 def test_the_same_report_makes_the_same_file(here):

@@ -57,6 +57,7 @@ def same_totals(a, b):
         close(vector, b.table.vectors[name], name)
     for x, y in zip(a.table.latents, b.table.latents, strict=True):
         np.testing.assert_array_equal(x["fires"], y["fires"])
+        np.testing.assert_array_equal(x["rows"], y["rows"])
         close(x["total"], y["total"], "total")
         close(x["largest"], y["largest"], "largest")
 
