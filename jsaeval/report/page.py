@@ -104,5 +104,9 @@ def _best_floor(sae: dict[str, Any], metric: Metric) -> dict[str, Any] | None:
 def _overview(saes: list[dict[str, Any]]) -> dict[str, Any]:
     done = [(i, sae) for i, sae in enumerate(saes, 1) if "error" not in sae]
     ids = [id for id in _OVERVIEW if any(id in sae["metrics"] for _, sae in done)]
-    rows = [{"index": i, "name": sae["name"], "metrics": {id: sae["metrics"].get(id) for id in ids}} for i, sae in done]
+    rows = [
+        {"index": i, "name": sae["name"], "warnings": len(warnings_of(sae))}
+        | {"metrics": {id: sae["metrics"].get(id) for id in ids}}
+        for i, sae in done
+    ]
     return {"ids": ids, "rows": rows}

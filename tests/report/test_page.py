@@ -106,6 +106,16 @@ def test_a_failed_sae_is_shown_and_escaped(report):
     assert "broken &amp; &lt;lost&gt;" in html and "<lost>" not in html and "Failed: no weights" in html
 
 
+def test_warnings_stand_over_an_sae_and_are_counted_in_the_table_of_all(report):
+    report = copy.deepcopy(report)
+    report["saes"][0]["behaviour"]["warnings"] = ["x < y", "is this its LM?"]
+    report["saes"][2]["behaviour"]["warnings"] = []
+    made = page(report)
+    assert made.count('class="warned"') == 1 and '<small class="warned">2 warnings</small>' in made
+    section = made[made.index('<section id="sae-1">') : made.index('<section id="sae-2">')]
+    assert '<p class="alarm">Warning: x &lt; y</p><p class="alarm">Warning: is this its LM?</p>' in section
+
+
 def test_the_best_floor_stands_beside_the_value(single):
     sae = single["saes"][0]
     for id, pick in (("explained_variance", max), ("ce_increase", min)):
