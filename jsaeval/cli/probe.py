@@ -16,9 +16,7 @@ from jsaeval.cli.features import probe_features
 from jsaeval.cli.files import check_file, write_json
 from jsaeval.corpus.tasks import DEFAULT, Task, open_tasks
 from jsaeval.errors import InputError, nearest
-from jsaeval.hooks import Hook
 from jsaeval.lm.load import load_lm
-from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import make_mesh
 from jsaeval.probes.evaluate import Asked, context_of, probe
 from jsaeval.probes.features import Pool
@@ -31,14 +29,12 @@ from jsaeval.report.probes import probe_loss, probes_frame, show_probes, tasks_t
 from jsaeval.report.progress import Progress
 from jsaeval.report.tidy import tidy
 from jsaeval.run.checkpoint import Stopped
-from jsaeval.run.evaluate import hook_of
-from jsaeval.run.folder import PAGE, REPORT, SCHEMA, write_rendered
+from jsaeval.run.folder import PAGE, PROBES, REPORT, SCHEMA, write_rendered
 from jsaeval.run.plan import Plan
-from jsaeval.run.probe_folder import ProbeFolder
 from jsaeval.run.provenance import about_lm, about_sae, surroundings
-from jsaeval.run.saes import find_saes, load_saes, shipped
+from jsaeval.run.saes import find_saes, saes_at_one_hook, shipped
+from jsaeval.run.section_folder import SectionFolder
 from jsaeval.run.stop import stop_signal
-from jsaeval.sae.module import SAE
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ def probe_command(command: ProbeTasks) -> int:
     if not tasks:
         raise InputError("--tasks is empty; --tasks all, or names and groups of tasks")
     names, notes = find_saes(command.sae or shipped(command.lm))
-    folder = ProbeFolder.claim(command.out, _identity(command, names), command.resume)
+    folder = SectionFolder.claim(PROBES, command.out, _identity(command, names), command.resume)
     keep_programs()
     try:
         report = _measured(command, asked, tasks, names, notes, folder)
@@ -131,7 +127,12 @@ def probe_command(command: ProbeTasks) -> int:
 
 
 def _measured(
-    command: ProbeTasks, asked: Asked, tasks: list[Task], names: tuple[str, ...], notes: list[str], folder: ProbeFolder
+    command: ProbeTasks,
+    asked: Asked,
+    tasks: list[Task],
+    names: tuple[str, ...],
+    notes: list[str],
+    folder: SectionFolder,
 ) -> dict[str, Any]:
     """The report, when it is in the folder."""
     start = time.perf_counter()
@@ -141,7 +142,9 @@ def _measured(
         progress.say(f"loading {command.lm}")
         mesh = make_mesh(*Plan(mesh=command.mesh).mesh_shape())
         lm = load_lm(command.lm, command.dtype, mesh)
-        saes, hook = _saes(command, names, lm)
+        saes, hook = saes_at_one_hook(names, command.hook, command.dtype, lm)
+        if hook.reads is not None:
+            raise InputError(f"{saes[0].card.name}: a transcoder; probes compare latents with what an SAE reconstructs")
         folder.check_same(about_lm(lm), [(sae.card.sha256, hook.name) for sae in saes])
         saes = [sae.renamed(folder.name_of(sae.card.sha256, hook.name)) for sae in saes]
         folder.begin()
@@ -187,19 +190,3 @@ def _identity(command: ProbeTasks, names: tuple[str, ...]) -> dict[str, Any]:
     elsewhere = ("out", "lm_cache", "resume", "features")
     values = {key: value for key, value in vars(command).items() if value is not None and key not in elsewhere}
     return values | {"sae": list(names), "k": list(command.k)}
-
-
-def _saes(command: ProbeTasks, names: tuple[str, ...], lm: HostLM) -> tuple[list[SAE], Hook]:
-    """SAEs, all at one hook."""
-    loaded = load_saes(names, command.hook, command.dtype, lm)
-    for entry in loaded:
-        if not isinstance(entry, SAE):
-            raise InputError(entry.error)
-    saes = [entry for entry in loaded if isinstance(entry, SAE)]
-    hooks = list(dict.fromkeys(hook_of(sae, command.hook, lm) for sae in saes))
-    if len(hooks) > 1:
-        listed = ", ".join(hook.name for hook in hooks)
-        raise InputError(f"--sae: they read different hooks ({listed}); probe those of one hook at a time")
-    if hooks[0].reads is not None:
-        raise InputError(f"{saes[0].card.name}: a transcoder; probes compare latents with what an SAE reconstructs")
-    return saes, hooks[0]

@@ -12,12 +12,12 @@ import numpy as np
 from jsaeval.cache import atomic
 from jsaeval.probes.fit import Probe
 from jsaeval.probes.task import Fitted, TaskResult, Top
-from jsaeval.run.probe_folder import TASKS
+from jsaeval.run.folder import PROBES
 
 
 def path_of(folder: Path, *identity: Any) -> Path:
     """Where the results of a task with this identity lie in the folder of a run."""
-    return folder / TASKS / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]}.npz"
+    return folder / PROBES.parts / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]}.npz"
 
 
 def save(path: Path, result: TaskResult) -> None:

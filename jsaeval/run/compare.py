@@ -14,7 +14,7 @@ from jsaeval.errors import InputError, nearest
 from jsaeval.hooks import parse_hook
 from jsaeval.metrics.compute import Estimate, Facts, estimates
 from jsaeval.metrics.registry import REGISTRY
-from jsaeval.run.folder import ROWS, is_run, read_report, read_table
+from jsaeval.run.folder import ROWS, is_run, read_report, read_table, sections_of
 from jsaeval.stats.table import Columns
 
 
@@ -49,7 +49,8 @@ class Pair:
 def _read_run(folder: Path) -> dict[str, Any]:
     report = read_report(folder)
     if not is_run(report):
-        raise InputError(f"{folder}: holds probes and no run; jsaeval run makes one")
+        held = " and ".join(section.name for section in sections_of(report))
+        raise InputError(f"{folder}: holds {held} and no run; jsaeval run makes one")
     return report
 
 

@@ -143,7 +143,7 @@ def evaluate(
     saes = _named_apart(saes)
     mesh = make_mesh() if mesh is None else mesh
     hooks = [hook_of(sae, hook, lm) for sae in saes]
-    data = _rows(lm, corpus, tokens, rows, context)
+    data = open_rows(lm, corpus, tokens, rows, context)
     masks = make_masks(np.asarray(data.tokens), card_of(lm).special_ids, data.pad, metric_mask, splice_mask)
 
     if lm_cache is not None and processes.count() > 1:
@@ -223,7 +223,18 @@ def hook_of(sae: SAE, override: str | None, lm: HostLM) -> Hook:
     return hook
 
 
-def _rows(lm: HostLM, corpus: str, tokens: Any, rows: int | None, context: int) -> Rows:
+def open_rows(
+    lm: HostLM,
+    corpus: str,
+    tokens: np.ndarray | str | Path | None = None,
+    rows: int | None = None,
+    context: int = 128,
+) -> Rows:
+    """The rows of a run; arguments as for `evaluate`.
+
+    Raises:
+        InputError: a number that cannot be meant, a corpus or token array that cannot be read or does not fit the LM.
+    """
     for name, value, least in (("rows", rows, 1), ("context", context, 2)):
         if value is not None and value < least:
             raise InputError(f"{name} = {value}: at least {least} is needed")

@@ -3,6 +3,8 @@
 import json
 import math
 import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,36 @@ PLAN, REPORT, PAGE = "plan.toml", "report.json", "report.html"
 ROWS, LATENTS = "rows.parquet", "latents.parquet"
 CSV, TIDY = "report.csv", "report.parquet"
 SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report that a command of its own measures, for SAEs and an LM that may have been run before.
+
+    Attributes:
+        name: what it holds, in the plural.
+        keys: of the report; the last one is there exactly if the section is.
+        needs: of the metrics that it adds to each SAE (`jsaeval.metrics.metric.Metric.needs`).
+        plan: file that says what was asked for.
+        table: file with one line for each result.
+        parts: folder of what is done before all is.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    needs: str
+    plan: str
+    table: str
+    parts: str
+
+
+PROBES = Section("probes", ("probes", "probe_summary"), "probes", "probe.toml", "probes.parquet", "probes")
+EXPLANATIONS = Section(
+    "explanations", ("explanations",), "explanations", "explain.toml", "explanations.parquet", "explaining"
+)
+SECTIONS = (PROBES, EXPLANATIONS)
+# Pages of single latents, and what they are made of.
+LATENT_PAGES, RECORDS = "latents", "explanations.jsonl.gz"
 
 
 def claim(plan: Plan) -> Path:
@@ -78,7 +110,7 @@ def ended(folder: Path) -> Identity | None:
 def write(folder: Path, plan: Plan, report: dict[str, Any], results: Results) -> dict[str, Any]:
     """Write the plan, the tables and, last, the report, which is returned; each file appears whole or not at all.
 
-    Checkpoints go; probes that were there stay.
+    Checkpoints go; sections that were there stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / PLAN) as temporary:
@@ -89,8 +121,8 @@ def write(folder: Path, plan: Plan, report: dict[str, Any], results: Results) ->
         with atomic(folder / LATENTS) as temporary:
             latents_frame(results).to_parquet(temporary, index=False)
     before = read_report(folder) if (folder / REPORT).exists() else {}
-    if "probe_summary" in before:  # made by `jsaeval probe` from the same LM and SAEs
-        report = with_probes(report, before)
+    for section in sections_of(before):  # made from the same LM and SAEs
+        report = with_section(report, before, section)
     with atomic(folder / REPORT) as temporary:
         temporary.write_text(to_text(report), encoding="utf-8")
     clear(folder)
@@ -124,7 +156,7 @@ def read_report(folder: Path) -> dict[str, Any]:
         found = report.get("schema") if isinstance(report, dict) else None
         raise InputError(f"{path}: schema {found!r}, but this version reads schema {SCHEMA}")
     of_run = ("corpus", "masks", "controls")
-    needed = ("provenance", "lm", "saes", *(of_run if "probe_summary" not in report else ()))
+    needed = ("provenance", "lm", "saes", *(() if sections_of(report) else of_run))
     if missing := [key for key in needed if key not in report]:
         raise InputError(f"{path}: {missing[0]!r} is missing; is it the report of a run?")
     return report
@@ -145,23 +177,33 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
         raise InputError(f"{path}: not a parquet file ({one_line(error)})") from None
 
 
+def places_of(names: Sequence[str], folder: str) -> dict[str, str]:
+    """Where in a folder things of each SAE are, by its name: of one alone in the folder itself."""
+    return {name: folder if len(names) == 1 else f"{folder}/{i}" for i, name in enumerate(names, 1)}
+
+
 def which(sae: dict[str, Any]) -> tuple[str, str]:
     """What an SAE of a report is: the SHA-256 of its file, and its hook."""
     return sae["source"]["sha256"], sae["hook"]
 
 
-def with_probes(report: dict[str, Any], probed: dict[str, Any]) -> dict[str, Any]:
-    """A report with the probes of another, and with the metrics of its SAEs that they measured."""
-    own = {id for id, metric in REGISTRY.items() if metric.needs == "probes"}
+def sections_of(report: dict[str, Any]) -> list[Section]:
+    """The sections that a report has."""
+    return [section for section in SECTIONS if section.keys[-1] in report]
+
+
+def with_section(report: dict[str, Any], other: dict[str, Any], section: Section) -> dict[str, Any]:
+    """A report with a section of another, and with the metrics of its SAEs that belong to it."""
+    own = {id for id, metric in REGISTRY.items() if metric.needs == section.needs}
     new = {
         which(sae): {id: value for id, value in sae["metrics"].items() if id in own}
-        for sae in probed["saes"]
+        for sae in other["saes"]
         if "error" not in sae
     }
     saes = [
         sae if "error" in sae else sae | {"metrics": sae["metrics"] | new.get(which(sae), {})} for sae in report["saes"]
     ]
-    return report | {"saes": saes} | {key: probed[key] for key in ("probes", "probe_summary")}
+    return report | {"saes": saes} | {key: other[key] for key in section.keys}
 
 
 def to_text(report: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jsaeval.errors import InputError, listed
+from jsaeval.hooks import Hook
 from jsaeval.lm.protocol import HostLM
 from jsaeval.run.evaluate import Failed, hook_of
 from jsaeval.sae.load import SHIPPED, load_sae, reader_of, shipped_path
@@ -51,6 +52,24 @@ def load_saes(names: Sequence[str], hook: str | None, dtype: str, lm: HostLM) ->
     """SAEs that fit the LM. One alone keeps the name on its card; several are named by where they lie."""
     shown = short_names(names)
     return [_load(name, alias, len(names) > 1, hook, dtype, lm) for name, alias in zip(names, shown, strict=True)]
+
+
+def saes_at_one_hook(names: Sequence[str], hook: str | None, dtype: str, lm: HostLM) -> tuple[list[SAE], Hook]:
+    """SAEs that all read one hook, and the hook.
+
+    Raises:
+        InputError: one cannot be loaded or does not fit the LM, or they read different hooks.
+    """
+    saes = []
+    for entry in load_saes(names, hook, dtype, lm):
+        if isinstance(entry, Failed):
+            raise InputError(entry.error)
+        saes.append(entry)
+    hooks = list(dict.fromkeys(hook_of(sae, hook, lm) for sae in saes))
+    if len(hooks) > 1:
+        there = ", ".join(own.name for own in hooks)
+        raise InputError(f"--sae: they read different hooks ({there}); give those of one hook at a time")
+    return saes, hooks[0]
 
 
 def short_names(names: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The folder of `jsaeval probe`: its own, or that of a run of the same LM and SAEs, whose report it completes."""
+"""The folder of `jsaeval probe` or `explain`: its own, or one of the same LM and SAEs, whose report it completes."""
 
 import shutil
 import tomllib
@@ -13,51 +13,48 @@ import tomli_w
 from jsaeval.cache import atomic
 from jsaeval.errors import InputError
 from jsaeval.run.checkpoint import difference, unfinished
-from jsaeval.run.folder import REPORT, SCHEMA, finite, fresh, read_report, to_text, which, with_probes
-
-
-PLAN, TABLE = "probe.toml", "probes.parquet"
-# Where results of single tasks lie until all are done.
-TASKS = "probes"
+from jsaeval.run.folder import REPORT, SCHEMA, Section, finite, fresh, read_report, to_text, which, with_section
 
 
 @dataclass(frozen=True)
-class ProbeFolder:
+class SectionFolder:
     """A folder that may be written to. `identity`: what was asked for; `before`: the report that is in it."""
 
+    section: Section
     path: Path
     identity: dict[str, Any]
     before: dict[str, Any] | None
 
     @classmethod
-    def claim(cls, out: str | None, identity: dict[str, Any], resume: bool) -> "ProbeFolder":
+    def claim(cls, section: Section, out: str | None, identity: dict[str, Any], resume: bool) -> "SectionFolder":
         """The folder for a call. It is not made yet.
 
         Raises:
-            InputError: it is no folder, or holds other probes, or some that did not end and are not to be resumed.
+            InputError: it is no folder, or holds others, or some that did not end and are not to be resumed.
         """
+        what = section.name
         if out is None:
             if resume:
-                raise InputError("--resume: say which probes with --out DIR")
-            return cls(fresh(), identity, None)
+                raise InputError(f"--resume: say which {what} with --out DIR")
+            return cls(section, fresh(), identity, None)
         path = Path(out)
         if path.exists() and not path.is_dir():
             raise InputError(f"--out {path}: exists and is not a folder")
         if unfinished(path):
             raise InputError(f"--out {path}: holds a run that did not end; let jsaeval run --resume end it first")
-        if (path / TASKS).is_dir() and not resume:
+        if (unfinished_parts := path / section.parts).is_dir() and not resume:
             raise InputError(
-                f"--out {path}: holds probes that did not end; --resume goes on with them, or delete {path / TASKS}"
+                f"--out {path}: holds {what} that did not end; --resume goes on with them, or delete {unfinished_parts}"
             )
-        if (path / PLAN).exists():
+        if (plan := path / section.plan).exists():
             try:
-                then = tomllib.loads((path / PLAN).read_text(encoding="utf-8"))
+                then = tomllib.loads(plan.read_text(encoding="utf-8"))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-                raise InputError(f"--out {path}: {PLAN} in it cannot be read; choose another folder") from None
+                raise InputError(f"--out {path}: {plan.name} in it cannot be read; choose another folder") from None
             now = tomllib.loads(tomli_w.dumps(identity))
             if then != now:
-                raise InputError(f"--out {path}: holds other probes ({difference(then, now)}); choose another folder")
-        return cls(path, identity, read_report(path) if (path / REPORT).exists() else None)
+                raise InputError(f"--out {path}: holds other {what} ({difference(then, now)}); choose another folder")
+        return cls(section, path, identity, read_report(path) if (path / REPORT).exists() else None)
 
     def check_same(self, lm: dict[str, Any], saes: Sequence[tuple[str, str]]) -> None:
         """Raises InputError where the folder is that of a run of another LM, or of none of these (SHA-256, hook)."""
@@ -77,24 +74,24 @@ class ProbeFolder:
     def begin(self) -> None:
         """Make it, and say what it is for."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with atomic(self.path / PLAN) as temporary:
+        with atomic(self.path / self.section.plan) as temporary:
             temporary.write_text(tomli_w.dumps(self.identity), encoding="utf-8")
 
     def write(self, made: dict[str, Any], table: pd.DataFrame) -> dict[str, Any]:
         """Write the table and, last, the report; returns it. What was kept to go on from goes.
 
         Args:
-            made: "lm", "saes", "provenance", "probes" and "probe_summary". Of a run's report only the last two are
+            made: "lm", "saes", "provenance" and the keys of the section. Of a report that was there only the last are
                 replaced, and metrics of its SAEs added.
-            table: one line for each probe.
+            table: one line for each result.
         """
         report: dict[str, Any] = {"schema": SCHEMA} | made
         if self.before is not None:
-            report = with_probes(self.before, report)
+            report = with_section(self.before, report, self.section)
         report = finite(report)
-        with atomic(self.path / TABLE) as temporary:
+        with atomic(self.path / self.section.table) as temporary:
             table.to_parquet(temporary, index=False)
         with atomic(self.path / REPORT) as temporary:
             temporary.write_text(to_text(report), encoding="utf-8")
-        shutil.rmtree(self.path / TASKS, ignore_errors=True)
+        shutil.rmtree(self.path / self.section.parts, ignore_errors=True)
         return report
