@@ -26,10 +26,10 @@ from jsaeval.forward.splice import at_hook, prefix
 from jsaeval.hooks import Hook
 from jsaeval.lm.card import card_of
 from jsaeval.lm.protocol import HostLM
-from jsaeval.mesh import DATA, map_rows, on_host, replicate, shard_rows
+from jsaeval.mesh import map_rows, on_host, replicate, shard_rows
 from jsaeval.numerics import wide
-from jsaeval.run.batches import default_batch
 from jsaeval.run.calibration import Progress
+from jsaeval.run.lengths import padded_length, rows_at_once
 from jsaeval.run.placed import Model
 
 
@@ -205,17 +205,3 @@ def text_activations(
     finally:
         store.write()
     return store
-
-
-def padded_length(length: int) -> int:
-    """The next of 8, 12, 16, 24, 32, 48, ...: at most a third of a row is padding."""
-    size = 8
-    while size < length:
-        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
-    return size
-
-
-def rows_at_once(width: int, mesh: Mesh) -> int:
-    """Texts of a batch: as many tokens as suit the machine, and the same number for every device."""
-    share = mesh.shape[DATA]
-    return -(-default_batch(width, mesh) // share) * share

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int
 
 from jsaeval.corpus.texts import TokenIds
 from jsaeval.mesh import DATA, MODEL, map_rows, on_host, shard_rows
-from jsaeval.probes.activations import Activations, padded_length
+from jsaeval.probes.activations import Activations
+from jsaeval.run.lengths import padded_length
 from jsaeval.sae.module import SAE, SAECard
 
 

@@ -15,7 +15,7 @@ from jsaeval.hooks import parse_hook
 from jsaeval.lm.card import LMCard
 from jsaeval.lm.load import load_lm, load_tokenizer
 from jsaeval.mesh import make_mesh
-from jsaeval.probes.activations import key_of, open_store, padded_length, rows_at_once, text_activations
+from jsaeval.probes.activations import key_of, open_store, text_activations
 from jsaeval.probes.features import Encoder, bag_of_words
 from tests.tiny import tiny_sae
 
@@ -121,13 +121,6 @@ def test_an_lm_that_gives_nan(lm, texts):
     broken = dataclasses.replace(lm, embedding=lm.embedding * jnp.nan)
     with pytest.raises(InputError, match="NaN or Inf at"):
         text_activations(broken, parse_hook(HOOKS[0]), texts[:2], make_mesh(1))
-
-
-def test_lengths_and_batches():
-    sizes = sorted({padded_length(n) for n in range(1, 200)})
-    assert sizes == [8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
-    assert all(n <= padded_length(n) for n in range(1, 999))
-    assert rows_at_once(64, make_mesh(1)) == 16 and rows_at_once(64, make_mesh(3)) == 18
 
 
 @pytest.mark.parametrize("kind", ["topk", "jumprelu"])
