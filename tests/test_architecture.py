@@ -13,6 +13,7 @@ ROOT = Path(jsaeval.__file__).parent
 LAYERS = (
     "cli",
     "report",
+    "autointerp",
     "probes",
     "sizing",
     "run",

@@ -1,0 +1,111 @@
+"""The corpus cut into windows, and its documents split into *explain*, *calibrate* and *score*."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, Integer
+
+from jsaeval.autointerp.draws import uniform
+from jsaeval.autointerp.evidence import SPLITS, WINDOW, Split
+from jsaeval.corpus.masks import Masks
+from jsaeval.corpus.rows import Rows
+
+
+SHARES: dict[Split, float] = {"explain": 0.5, "calibrate": 0.2, "score": 0.3}
+
+
+@dataclass(frozen=True)
+class Windows:
+    """All windows of a corpus, in the order of row and position, and which one each token is in.
+
+    Attributes:
+        row: number of the row of each window.
+        start: position of its first token.
+        stop: position after its last token.
+        document: number of its document.
+        first: position in the row at which the document begins.
+        split: index in `SPLITS` of the split of its document.
+        at: the window of each token; -1: none.
+    """
+
+    row: Int[np.ndarray, " window"]
+    start: Int[np.ndarray, " window"]
+    stop: Int[np.ndarray, " window"]
+    document: Int[np.ndarray, " window"]
+    first: Int[np.ndarray, " window"]
+    split: Int[np.ndarray, " window"]
+    at: Int[np.ndarray, "row position"]
+
+    def of(self, split: Split) -> Int[np.ndarray, " own"]:
+        """The windows of a split."""
+        return np.flatnonzero(self.split == SPLITS.index(split))
+
+
+def cut_windows(rows: Rows, masks: Masks, seed: int = 0, shares: dict[Split, float] = SHARES) -> Windows:
+    """Cut every stretch of a document in a row, from its first counted token to its last, into pieces of nearly equal
+    length, as few as `WINDOW` allows. Pieces without a counted token are left out.
+
+    Args:
+        rows: the corpus. Where nothing is known of its documents, each row counts as one.
+        masks: `metric` says which tokens count.
+        seed: of the split of documents.
+        shares: the chance of a document to come into each split.
+    """
+    documents = _documents(rows, masks)
+    n_rows, positions = documents.shape
+    counted = np.asarray(masks.metric) & (documents >= 0)
+    begins = np.ones(documents.shape, bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    heads = np.flatnonzero(begins)
+    flat = np.arange(documents.size)
+    first = np.minimum.reduceat(np.where(counted.ravel(), flat, documents.size), heads)
+    last = np.maximum.reduceat(np.where(counted.ravel(), flat, -1), heads)
+    heads, first, last = (own[last >= 0] for own in (heads, first, last))
+
+    length = last - first + 1
+    pieces = -(-length // WINDOW)
+    stretch = np.repeat(np.arange(len(heads)), pieces)
+    piece = np.arange(len(stretch)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    start = first[stretch] + length[stretch] * piece // pieces[stretch]
+    stop = first[stretch] + length[stretch] * (piece + 1) // pieces[stretch]
+    before = np.concatenate([[0], np.cumsum(counted.ravel())])
+    kept = before[stop] > before[start]
+    start, stop, stretch = start[kept], stop[kept], stretch[kept]
+
+    at = np.full(documents.size, -1, np.int32)
+    at[_ranges(start, stop)] = np.repeat(np.arange(len(start), dtype=np.int32), stop - start)
+    document = documents.ravel()[start]
+    row = start // positions
+    return Windows(
+        row,
+        start - row * positions,
+        stop - row * positions,
+        document,
+        heads[stretch] - row * positions,
+        split_of(document, seed, shares),
+        at.reshape(n_rows, positions),
+    )
+
+
+def split_of(
+    document: Integer[np.ndarray, " n"], seed: int = 0, shares: dict[Split, float] = SHARES
+) -> Int[np.ndarray, " n"]:
+    """Index in `SPLITS` of the split that each document is in; it depends on nothing but its number and the seed."""
+    edges: Float[np.ndarray, " edge"] = np.cumsum([shares[split] for split in SPLITS])[:-1]
+    return np.searchsorted(edges, uniform(seed, document), side="right")
+
+
+def _documents(rows: Rows, masks: Masks) -> Integer[np.ndarray, "row position"]:
+    if rows.documents is None:
+        return np.broadcast_to(np.arange(len(rows.tokens), dtype=np.int32)[:, None], rows.tokens.shape)
+    documents = np.array(rows.documents)
+    # Where BOS counts, it counts to the document that follows.
+    bos = np.asarray(masks.metric[:, 0]) & (documents[:, 0] < 0)
+    documents[bos, 0] = documents[bos, min(1, documents.shape[1] - 1)]
+    return documents
+
+
+def _ranges(start: Int[np.ndarray, " n"], stop: Int[np.ndarray, " n"]) -> Int[np.ndarray, " total"]:
+    """All numbers of the ranges `start .. stop - 1`, which do not overlap."""
+    length = stop - start
+    return np.arange(length.sum()) + np.repeat(start - np.cumsum(length) + length, length)

@@ -1,0 +1,85 @@
+"""Windows by hand, and what must hold of any corpus."""
+
+import numpy as np
+import pytest
+
+from jsaeval.autointerp.draws import hashed, uniform
+from jsaeval.autointerp.evidence import SPLITS, WINDOW
+from jsaeval.autointerp.windows import cut_windows, split_of
+from jsaeval.corpus.masks import Masks, make_masks
+from jsaeval.corpus.rows import Rows
+
+
+def corpus(n_rows=60, context=90, seed=0, longest=120):
+    """Documents of 1 to `longest` tokens packed into rows as `text_rows` does; the last row is padded."""
+    rng = np.random.default_rng(seed)
+    lengths = []
+    while sum(lengths) < n_rows * (context - 1) - 40:
+        lengths.append(int(rng.integers(1, longest)))
+    numbers = np.full(n_rows * (context - 1), -1, np.int32)
+    filled = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)[: len(numbers)]
+    numbers[: len(filled)] = filled
+    documents = np.full((n_rows, context), -1, np.int32)
+    documents[:, 1:] = numbers.reshape(n_rows, -1)
+    tokens = np.where(documents >= 0, rng.integers(3, 50, documents.shape), 0).astype(np.int32)
+    tokens[:, 0] = 1
+    return Rows("test", tokens, documents, 0), make_masks(tokens, (0, 1, 2), 0)
+
+
+def test_windows_by_hand():
+    documents = np.array([[-1, *[7] * 70, 8, 8, *[9] * 33, -1]], np.int32)
+    tokens = np.full(documents.shape, 5, np.int32)
+    metric = documents >= 0
+    metric[0, [1, 20, 72]] = False  # the first token of 7, one inside of it, the last of 8
+    windows = cut_windows(Rows("hand", tokens, documents, 0), Masks(metric, metric, metric))
+    columns = windows.document, windows.start, windows.stop, windows.first
+    spans = list(zip(*(column.tolist() for column in columns), strict=True))
+    # 69 tokens in three pieces, one token, 33 tokens in two pieces.
+    assert spans == [(7, 2, 25, 1), (7, 25, 48, 1), (7, 48, 71, 1), (8, 71, 72, 71), (9, 73, 89, 73), (9, 89, 106, 73)]
+    assert windows.at[0, [1, 2, 20, 70, 71, 72, 106]].tolist() == [-1, 0, 0, 2, 3, -1, -1]
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("metric", ["no-special", "all"])
+def test_every_counted_token_is_in_one_window(known, metric):
+    rows, _ = corpus()
+    rows = rows if known else Rows("test", rows.tokens, None, 0)
+    masks = make_masks(rows.tokens, (0, 1, 2), 0, metric)
+    windows = cut_windows(rows, masks)
+    assert (windows.at[masks.metric] >= 0).all()
+    length = windows.stop - windows.start
+    assert length.min() >= 1 and length.max() <= WINDOW
+    for i in range(len(length)):
+        span = slice(windows.start[i], windows.stop[i])
+        assert (windows.at[windows.row[i], span] == i).all()
+        found = set(rows.documents[windows.row[i], span].tolist()) - {-1} if known else {int(windows.row[i])}
+        assert found == {int(windows.document[i])}
+    # As few as there can be, and of nearly equal length.
+    key = windows.document.astype(np.int64) * len(rows.tokens) + windows.row
+    for own in (length[key == one] for one in np.unique(key)):
+        assert len(own) == -(-own.sum() // WINDOW) and np.ptp(own) <= 1
+
+
+def test_splits_are_of_documents():
+    rows, masks = corpus()
+    windows = cut_windows(rows, masks, seed=3)
+    documents = [set(windows.document[windows.of(split)].tolist()) for split in SPLITS]
+    assert all(documents) and len(set.union(*documents)) == sum(map(len, documents))
+    crossing = np.unique(windows.document).size < len(np.unique(np.stack([windows.document, windows.row]), axis=1).T)
+    assert crossing  # documents do go on in the next row
+    # Fewer rows, the same splits; another seed, others.
+    fewer = Rows("test", rows.tokens[:9], rows.documents[:9], 0)
+    part = cut_windows(fewer, Masks(*(mask[:9] for mask in masks)), seed=3)
+    np.testing.assert_array_equal(part.split, windows.split[: len(part.split)])
+    assert (cut_windows(rows, masks, seed=4).split != windows.split).any()
+    shares = np.bincount(split_of(np.arange(100_000), 0)) / 100_000
+    np.testing.assert_allclose(shares, [0.5, 0.2, 0.3], atol=0.01)
+
+
+def test_hashes_are_spread():
+    drawn = uniform(0, np.arange(300)[:, None], np.arange(300)[None])
+    counts = np.histogram(drawn, 100, (0, 1))[0]
+    assert ((counts - 900) ** 2 / 900).sum() < 160  # chi², 99 degrees of freedom: p = 1e-4
+    assert abs(np.corrcoef(drawn[:, :-1].ravel(), drawn[:, 1:].ravel())[0, 1]) < 0.02
+    assert len(np.unique(hashed(0, np.arange(300)[:, None], np.arange(300)[None]))) == 90_000
+    assert hashed(1, 2)[0] != hashed(2, 1)[0]
