@@ -1,0 +1,104 @@
+"""Latents that are rules somebody wrote down, in random text: what an explainer should find is known."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from jsaeval.autointerp.evidence import INTERVALS, SPLITS, WINDOW, Evidence, Example, Statistics, TokenTable
+
+
+VOCAB = 20
+# Activations at all tokens of a document, which comes without BOS.
+Rule = Callable[[np.ndarray], np.ndarray]
+
+
+def documents(n: int, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, VOCAB, rng.integers(10, WINDOW + 1)).astype(np.int32) for _ in range(n)]
+
+
+def shifted(text: np.ndarray, by: int) -> np.ndarray:
+    """The token that stands so many places before; -1 where the document has none."""
+    return np.concatenate([np.full(min(by, len(text)), -1), text])[: len(text)]
+
+
+def following(*tokens: int | None, value: float = 2.0) -> Rule:
+    """Fires at the last of these tokens where the others stand before it; None: any token."""
+
+    def rule(text: np.ndarray) -> np.ndarray:
+        fires = np.ones(len(text), bool)
+        for back, token in enumerate(reversed(tokens)):
+            before = shifted(text, back)
+            fires &= before >= 0 if token is None else before == token
+        return np.where(fires, value, 0.0)
+
+    return rule
+
+
+def either(*rules: Rule) -> Rule:
+    return lambda text: np.max([rule(text) for rule in rules], axis=0)
+
+
+def first(text: np.ndarray) -> np.ndarray:
+    """Fires at the first token of a document."""
+    return np.where(np.arange(len(text)) == 0, 4.0, 0.0)
+
+
+def activate(rules: dict[int, Rule]):
+    """The latents as functions of text, as `jsaeval.autointerp.function.Activate`."""
+
+    def at_last(texts: Sequence[np.ndarray], latents: Sequence[int]) -> np.ndarray:
+        return np.array([rules[latent](text)[-1] for text, latent in zip(texts, latents, strict=True)], np.float32)
+
+    return at_last
+
+
+def evidence_of(latent: int, rule: Rule, texts: Sequence[np.ndarray], per_kind: int = 16, seed: int = 0) -> Evidence:
+    """Evidence from documents of one window each, split by their number."""
+    rng = np.random.default_rng((seed, latent))
+    found = [rule(text) for text in texts]
+    largest = max(own.max() for own in found)
+    examples, strata = {}, {}
+    for k, split in enumerate(SPLITS):
+        own = [i for i in range(len(texts)) if (i % 4 in (0, 3)) == (k == 0) and (k == 0 or i % 4 == k)]
+        interval = {i: int(np.ceil(found[i].max() / largest * INTERVALS)) if largest > 0 else 0 for i in own}
+        strata[split] = np.bincount(list(interval.values()), minlength=INTERVALS + 1)
+
+        def example(kind, i, focus=None, interval=interval):
+            focus = int(found[i].argmax()) if focus is None else focus
+            a = found[i].astype(np.float32)
+            return Example(kind, interval[i], i, i, 1, np.zeros(0, np.int32), texts[i], a, focus)
+
+        firing = [i for i in own if interval[i]]
+        top = sorted(firing, key=lambda i: -found[i].max())[:per_kind]
+        active = [(i, int(rng.choice(np.flatnonzero(found[i])))) for i in rng.permutation(firing)[:per_kind]]
+        random = rng.permutation(own)[: 2 * per_kind]
+        examples[split] = (
+            *(example("top", i) for i in top),
+            *(example("active", int(i), focus) for i, focus in active),
+            *(example("random", int(i)) for i in random),
+        )
+        if split == "explain":
+            table = token_table(np.concatenate([texts[i] for i in own]), np.concatenate([found[i] for i in own]))
+    every = np.concatenate(found)
+    counts, edges = np.histogram(every[every > 0], 10, (0, max(largest, 1.0)))
+    mean = float(every[every > 0].mean()) if (every > 0).any() else 0.0
+    statistics = Statistics(len(every), int((every > 0).sum()), float(largest), mean, edges, counts)
+    return Evidence(latent, statistics, table, examples, strata)
+
+
+def token_table(tokens: np.ndarray, activations: np.ndarray) -> TokenTable:
+    ids = np.unique(tokens[activations > 0]).astype(np.int64)
+    seen = np.array([(tokens == i).sum() for i in ids], np.int64)
+    fires = np.array([((tokens == i) & (activations > 0)).sum() for i in ids], np.int64)
+    mean = np.array([activations[tokens == i].mean() for i in ids], np.float64)
+    return TokenTable(ids, seen, fires, mean, float(activations.mean()))
+
+
+def precision_and_recall(rule, truth: Rule, texts: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Of firing, over all tokens of these documents."""
+    nothing = np.zeros(0, np.int32)
+    said = np.concatenate([rule.predict(nothing, text) for text in texts]) > 0
+    true = np.concatenate([truth(text) for text in texts]) > 0
+    both = (said & true).sum()
+    return float(both / max(1, said.sum())), float(both / max(1, true.sum()))
