@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install run test test-slow lint test-peers test-tpu compare-saelens compare-probes clean
+.PHONY: install run test test-slow lint test-peers test-tpu test-llm-server compare-saelens compare-probes clean
 
 install: $(VENV)/.installed
 
@@ -19,7 +19,7 @@ run: install
 	$(BIN)/jsaeval run
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not peers and not tpu and not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not peers and not tpu and not slow and not llm_server'
 
 # The long form of what `make test` runs in short, and the TPU compiler.
 test-slow: install $(VENV)-tpu/.installed
@@ -40,6 +40,10 @@ $(VENV)-tpu/.installed: pyproject.toml constraints.txt
 	$(VENV)-tpu/bin/python -m pip install --quiet --constraint constraints.txt --editable . libtpu==0.0.42.1
 	@touch $@
 
+# Explanations and simulations over llama.cpp's server and SmolLM2. Its installation compiles for a quarter of an hour.
+test-llm-server: install $(VENV)-llmserver/.installed
+	$(BIN)/python -m pytest -m llm_server -s
+
 # Speed and numbers beside SAELens. About ten minutes.
 compare-saelens: install $(VENV)-saelens/.installed
 	$(BIN)/python experiments/compare_saelens.py
@@ -59,4 +63,4 @@ lint: install
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) $(PEERS:%=$(VENV)-%) $(VENV)-tpu
+	rm -rf $(VENV) $(PEERS:%=$(VENV)-%) $(VENV)-tpu $(VENV)-llmserver

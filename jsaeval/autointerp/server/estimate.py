@@ -1,0 +1,106 @@
+"""What calls will cost, said before the first of them is made."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from jsaeval.autointerp.evidence import Evidence
+from jsaeval.autointerp.explanation import Explanation
+from jsaeval.autointerp.server.calls import Budget, Call
+from jsaeval.autointerp.server.client import Server
+from jsaeval.errors import InputError
+from jsaeval.lm.tokenizer import TextTokenizer
+
+
+# A text as long as explanations are, for calls that will have one.
+_USUAL = "words that name a place or a direction, most of all where something is said to begin or to end there"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of calls that are still to be made.
+
+    Attributes:
+        calls: to make, each once.
+        kept: whose answers are there.
+        prompt_tokens: counted with the tokenizer of the LM that is explained; that of the server may differ.
+        completion_tokens: at most.
+        seconds: at the pace measured so far, with so many calls at a time as the server is given; None: none was
+            measured.
+    """
+
+    calls: int = 0
+    kept: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float | None = None
+
+    def __add__(self, other: "Estimate") -> "Estimate":
+        both = None if self.seconds is None or other.seconds is None else self.seconds + other.seconds
+        return Estimate(
+            self.calls + other.calls,
+            self.kept + other.kept,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            both,
+        )
+
+    def describe(self, budget: Budget | None = None) -> str:
+        """In a line; with a budget, also where it will not be enough."""
+        line = (
+            f"{self.calls:,} calls to make ({self.kept:,} answers are kept), about {self.prompt_tokens:,} tokens to "
+            f"read and at most {self.completion_tokens:,} to write"
+        )
+        line += "; time: known after the first call" if self.seconds is None else f", about {_duration(self.seconds)}"
+        if budget is not None:
+            tokens = self.prompt_tokens + self.completion_tokens
+            if budget.calls is not None and self.calls > budget.calls - budget.spent_calls:
+                line += f"; more than the {budget.calls:,} calls of --max-calls"
+            if budget.tokens is not None and tokens > budget.tokens - budget.spent_tokens:
+                line += f"; more than the {budget.tokens:,} tokens of --max-tokens"
+        return line
+
+
+def estimate(calls: Iterable[Call], server: Server, tokenizer: TextTokenizer) -> Estimate:
+    """Of calls to a server; nothing is asked of it (but for the name of its model, where none was given)."""
+    left, kept = {}, set()
+    for call in calls:
+        key = call.key(server.base_url, server.name)
+        if server.has(call):
+            kept.add(key)
+        else:
+            left[key] = call
+    read = sum(len(ids) for ids in tokenizer.encode([call.text for call in left.values()])) if left else 0
+    write = sum(call.completion for call in left.values())
+    pace = server.pace
+    seconds = None if pace is None else pace * (read + write) / max(1, min(server.concurrency, len(left)))
+    return Estimate(len(left), len(kept), read, write, seconds)
+
+
+def unwritten(evidence: Sequence[Evidence]) -> list[tuple[Explanation, Evidence]]:
+    """Pairs to estimate a simulation by before there are explanations: with texts of a usual length."""
+    return [(Explanation(own.latent, f"{_USUAL} ({own.latent})", "none"), own) for own in evidence]
+
+
+def confirm(planned: Estimate, yes: bool, ask: Callable[[str], str] | None = input) -> None:
+    """Go on only if somebody agrees; without calls to make nobody is asked.
+
+    Args:
+        planned: the calls.
+        yes: agreed beforehand (`--yes`).
+        ask: puts a question and returns the answer; None: nobody is there.
+
+    Raises:
+        InputError: nobody agreed.
+    """
+    if yes or not planned.calls:
+        return
+    if ask is None:
+        raise InputError(f"{planned.describe()}: say --yes to make them")
+    if ask(f"{planned.describe()}. Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise InputError("stopped before the first call; --yes goes on without asking")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

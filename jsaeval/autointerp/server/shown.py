@@ -1,0 +1,66 @@
+"""How tokens and activations are shown to language models: one line a token, whatever is in it."""
+
+import functools
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jsaeval.lm.tokenizer import TextTokenizer
+
+
+# Categories of characters that cannot be seen or that break lines: controls, formats, surrogates, separators.
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
+# A token without text of its own.
+_NOTHING = "\\0"
+
+
+def visible(text: str) -> str:
+    """A text in one line: characters that break lines, or that cannot be seen, as escapes; spaces as they are."""
+    if not text:
+        return _NOTHING
+    return "".join(_SHORT.get(own) or (_escape(own) if unicodedata.category(own) in _UNSEEN else own) for own in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def one_line_of(text: str) -> str:
+    """A text in one line: white space as single spaces, characters that cannot be seen as escapes."""
+    line = " ".join(text.split())
+    return "".join(_escape(own) if unicodedata.category(own) in _UNSEEN else own for own in line)
+
+
+def token_texts(tokenizer: TextTokenizer, ids: Int[np.ndarray, " position"]) -> list[str]:
+    """What each token adds to a text, visible; bytes that are no whole character are U+FFFD."""
+    return [_text(tokenizer, int(index)) for index in ids]
+
+
+@functools.lru_cache(maxsize=2**17)
+def _text(tokenizer: TextTokenizer, index: int) -> str:
+    # Decoders of SentencePiece take the space off a token at the beginning. The second of two has it.
+    return visible(tokenizer.decode([index, index])[len(tokenizer.decode([index])) :])
+
+
+def quantised(activations: Sequence[Float[np.ndarray, "_"]], highest: int = 10) -> list[Int[np.ndarray, "_"]]:
+    """Activations of one latent as levels: min(highest, ⌊10 relu(a) / max⌋), max over all that are given.
+
+    Bills et al. 2023, as released: only the largest activation is shown as 10, and what is less than a tenth of it as
+    0. All are 0 where none is positive. Bricken et al. 2023 end at 9.
+
+    Args:
+        activations: of the examples that are shown together (they have lengths of their own).
+        highest: level.
+
+    Returns:
+        Levels of each example, from 0 to `highest`.
+    """
+    wide = [np.maximum(np.asarray(own, np.float64), 0.0) for own in activations]
+    largest = max((float(own.max()) for own in wide if len(own)), default=0.0)
+    if largest <= 0:
+        return [np.zeros(len(own), np.int64) for own in wide]
+    return [np.minimum(highest, np.floor(10 * own / largest)).astype(np.int64) for own in wide]
