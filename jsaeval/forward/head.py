@@ -70,7 +70,7 @@ def head(
     size, rows = chunk_of(positions, jax.default_backend() == "cpu") if chunk is None else chunk
     size = min(positions, size)
 
-    distribution = functools.partial(_distribution, unembedding, vocab, logit_cap)
+    distribution = functools.partial(next_token, unembedding, vocab, logit_cap)
     against = functools.partial(_against, reverse_kl=reverse_kl)
 
     def at_positions(pieces):
@@ -114,24 +114,30 @@ def chunk_of(positions: int, on_cpu: bool) -> tuple[int, int]:
     return size, max(1, 256 // size)
 
 
-class _Distribution(NamedTuple):
-    """z − max z for logits z, the exponentials of that, and their sum over the vocabulary."""
+class Distribution(NamedTuple):
+    """Next-token distributions: z − max z for logits z, the exponentials of that, and their sum over the vocabulary."""
 
     shifted: Float[Array, "vocab position"]
     exp: Float[Array, "vocab position"]
     total: Float[Array, " position"]
 
     def ce(self, targets: Int[Array, " position"]) -> Float[Array, " position"]:
+        """−log p of one token for each position, nats."""
         picked = looked_up(lambda i: jnp.take_along_axis(self.shifted, i[None], axis=0)[0], targets, self.shifted)
         return jnp.log(self.total) - picked
 
+    def log_p(self, tokens: Int[Array, " token"]) -> Float[Array, "token position"]:
+        """log p of the same tokens at every position, nats."""
+        return looked_up(lambda i: self.shifted[i], tokens, self.shifted) - jnp.log(self.total)[None]
 
-def _distribution(
+
+def next_token(
     unembedding: Float[Array, "vocab d_model"],
     vocab: int | None,
     logit_cap: float | None,
     hidden: Float[Array, "position d_model"],
-) -> _Distribution:
+) -> Distribution:
+    """The distributions behind some final normed residual streams; arguments as those of `head`."""
     logits = jnp.einsum("vd,td->vt", unembedding, hidden, preferred_element_type=wide_dtype(hidden.dtype))
     if logit_cap is not None:
         logits = logit_cap * jnp.tanh(logits / logit_cap)
@@ -140,15 +146,15 @@ def _distribution(
         logits = jnp.where((token < vocab)[:, None], logits, jnp.asarray(NEVER, logits.dtype))
     shifted = logits - largest(jnp.max(lax.stop_gradient(logits), axis=0, keepdims=True))
     exp = jnp.exp(shifted)
-    return _Distribution(shifted, exp, summed(jnp.sum(exp, axis=0)))
+    return Distribution(shifted, exp, summed(jnp.sum(exp, axis=0)))
 
 
-def _kl(p: _Distribution, q: _Distribution) -> Float[Array, " position"]:
+def _kl(p: Distribution, q: Distribution) -> Float[Array, " position"]:
     mean_difference = summed(jnp.sum(p.exp * (p.shifted - q.shifted), axis=0)) / p.total
     return mean_difference + jnp.log(q.total) - jnp.log(p.total)
 
 
-def _against(p: _Distribution, q: _Distribution, targets: Int[Array, " position"], reverse_kl: bool) -> Against:
+def _against(p: Distribution, q: Distribution, targets: Int[Array, " position"], reverse_kl: bool) -> Against:
     gap = jnp.abs(p.exp * (1 / p.total)[None] - q.exp * (1 / q.total)[None])
     return Against(
         ce=q.ce(targets),
