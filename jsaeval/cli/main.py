@@ -19,6 +19,7 @@ import jax
 import tyro
 
 from jsaeval import processes
+from jsaeval.cli.explain import Explain, explain_command
 from jsaeval.cli.plan import Sizing, size
 from jsaeval.cli.probe import ProbeTasks, probe_command
 from jsaeval.cli.reading import Compare, Report, Show, compare, report, show
@@ -33,6 +34,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "plan": (Sizing, size),
     "compare": (Compare, compare),
     "probe": (ProbeTasks, probe_command),
+    "explain": (Explain, explain_command),
     "report": (Report, report),
     "show": (Show, show),
 }

@@ -9,10 +9,12 @@ import tyro
 from rich.console import Console
 
 from jsaeval.cli.files import check_file, write_json
+from jsaeval.errors import InputError
 from jsaeval.report.compared import compared, show_compared
 from jsaeval.report.describe import describe
+from jsaeval.report.latent_records import about_corpus, read_records, write_feature_data, write_latents
 from jsaeval.report.page import page
-from jsaeval.report.saebench import write_saebench
+from jsaeval.report.saebench import Written, write_saebench
 from jsaeval.report.tidy import tidy
 from jsaeval.run.compare import compare as compare_folders
 from jsaeval.run.folder import PAGE, read_report, write_rendered
@@ -42,8 +44,9 @@ class Report:
 
     folder: tyro.conf.Positional[str]
     """The folder of a run or of probes."""
-    format: Literal["html", "saebench"] = "html"
-    """The page and the tables; or result files of SAEBench 0.6 in FOLDER/saebench."""
+    format: Literal["html", "saebench", "saedashboard"] = "html"
+    """The pages and the tables; or result files of SAEBench 0.6 in FOLDER/saebench; or explained latents as feature
+    data of SAEDashboard and Neuronpedia in FOLDER/saedashboard."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +72,26 @@ def compare(command: Compare) -> int:
 def report(command: Report) -> int:
     """Write the page again, or files for another tool; returns the exit code."""
     folder = Path(command.folder)
-    if command.format == "saebench":
-        written = write_saebench(folder)
+    if command.format != "html":
+        written = write_saebench(folder) if command.format == "saebench" else _saedashboard(folder)
         for note in written.notes:
             print(f"jsaeval: {note}", file=sys.stderr)
         for kind in dict.fromkeys(path.parent for path in written.paths):
             print(kind)
         return 0
     made = read_report(folder)
+    if "explanations" in made:
+        write_latents(folder, read_records(folder), about_corpus(made))
     write_rendered(folder, page(made), tidy(made))
     print(folder / PAGE)
     return 0
+
+
+def _saedashboard(folder: Path) -> Written:
+    made = read_report(folder)
+    if "explanations" not in made:
+        raise InputError(f"{folder}: holds no explanations; jsaeval explain --out {folder} makes them")
+    return write_feature_data(folder, read_records(folder), about_corpus(made))
 
 
 def show(command: Show) -> int:

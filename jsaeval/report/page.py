@@ -8,6 +8,7 @@ import jinja2
 from jsaeval.metrics.metric import Metric
 from jsaeval.metrics.registry import REGISTRY
 from jsaeval.report.comparison import COLUMNS, FLOORS, comparison, short
+from jsaeval.report.explanation_page import explanation_facts, explanation_section
 from jsaeval.report.facts import facts
 from jsaeval.report.figures import sae_figures, sweep_figures
 from jsaeval.report.numbers import interval, number
@@ -28,7 +29,8 @@ def page(report: dict[str, Any]) -> str:
     """The page of a report as made by `jsaeval.report.json_report.report`, or read back from `report.json`."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"number": number, "interval": interval}
-    environment.loader = jinja2.DictLoader({"probes": _file("probes.html.jinja")})
+    parts = ("probes", "explanations")
+    environment.loader = jinja2.DictLoader({part: _file(f"{part}.html.jinja") for part in parts})
     template = environment.from_string(_file("page.html.jinja"))
     measured = report["saes"] if is_run(report) else []
     saes = [_sae(report, sae) for sae in measured]
@@ -47,7 +49,8 @@ def page(report: dict[str, Any]) -> str:
         most_with_figures=MOST_WITH_FIGURES,
         controls_rows=report.get("controls", {}).get("rows"),
         probes=probe_section(report) if "probe_summary" in report else None,
-        facts=facts(report) | probe_facts(report),
+        explanations=explanation_section(report) if "explanations" in report else None,
+        facts=facts(report) | probe_facts(report) | explanation_facts(report),
         plan="\n".join(f"{key} = {value}" for key, value in report["provenance"]["plan"].items() if value is not None),
     )
 

@@ -8,7 +8,7 @@ from rich.progress import Progress as RichProgress
 
 
 # What is counted in a stage, where it is not tokens.
-_UNITS = {"probes": "tasks"}
+_UNITS = {"probes": "tasks", "explanations": "latents", "simulation": "prompts", "calls": "calls"}
 
 
 class Progress:

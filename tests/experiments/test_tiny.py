@@ -19,6 +19,7 @@ def lm():
     return jsaeval.load_lm("tiny")
 
 
+@pytest.mark.slow
 def test_training_beats_the_floors(lm, tmp_path):
     hook = parse_hook("blocks.1.hook_resid_post")
     source = token_source(lm, split(PROSE).train, 150_000, 128, 8)

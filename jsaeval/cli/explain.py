@@ -1,0 +1,193 @@
+"""`jsaeval explain`: can what a latent does be said, and predicted from what was said?"""
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from jsaeval import processes
+from jsaeval.autointerp.evaluate import Asked, explain
+from jsaeval.cache import cache_dir, keep_programs
+from jsaeval.cli.explainers import tools
+from jsaeval.corpus.masks import MaskName, make_masks
+from jsaeval.errors import InputError
+from jsaeval.lm.card import card_of
+from jsaeval.lm.load import load_lm
+from jsaeval.mesh import make_mesh
+from jsaeval.report.explanations import (
+    explanation_metrics,
+    explanations_frame,
+    explanations_to_json,
+    show_explanations,
+)
+from jsaeval.report.latent_records import about_corpus, records_of, write_latents, write_records
+from jsaeval.report.page import page
+from jsaeval.report.progress import Progress
+from jsaeval.report.tidy import tidy
+from jsaeval.run.checkpoint import Stopped
+from jsaeval.run.evaluate import open_rows
+from jsaeval.run.folder import EXPLANATIONS, LATENT_PAGES, PAGE, REPORT, places_of, write_rendered
+from jsaeval.run.plan import Plan
+from jsaeval.run.provenance import about_lm, about_sae, surroundings
+from jsaeval.run.saes import find_saes, saes_at_one_hook, shipped
+from jsaeval.run.section_folder import SectionFolder
+from jsaeval.run.stop import stop_signal
+
+
+ROWS = 256
+
+
+@dataclass(frozen=True)
+class Explain:
+    """Explain latents, predict their activations from the explanations alone, and score the predictions."""
+
+    latents: str = "50"
+    """How many, drawn from all densities alike; or which ("3,17,40-45"); or all."""
+    explainer: Literal["n2g", "lookup", "llm", "file"] = "n2g"
+    """Patterns of tokens; tables of tokens; a language model on a server; your own texts."""
+    simulator: Literal["rule", "host", "server-logprobs", "server-json"] | None = None
+    """Who predicts activations from an explanation. Default: rule for n2g and lookup; else server-json with
+    --base-url, and host without."""
+    explanations: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Texts for --explainer file: .json {"latent": "text"}, .jsonl or .csv with latent and text."""
+    simulator_lm: Annotated[str | None, tyro.conf.arg(metavar="LM")] = None
+    """Language model for --simulator host. Default: the one that is explained."""
+    base_url: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
+    """OpenAI-compatible server. A key comes from OPENAI_API_KEY only."""
+    model: str | None = None
+    """Model on the server. Default: the only one that it lists."""
+    prompt: Literal["bills", "bricken"] = "bills"
+    """How examples are shown to the explaining model."""
+    max_calls: int | None = None
+    """Calls to the server, at most."""
+    max_tokens: int | None = None
+    """Tokens that the server reads and writes, at most."""
+    concurrency: int = 8
+    """Calls to the server at a time."""
+    yes: bool = False
+    """Do not ask before the first call."""
+    lm: str = "smollm2-135m"
+    """Language model: a name, a .gguf file, or a Hugging Face model folder."""
+    sae: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """SAE: a name, a file, a folder, or a quoted pattern. Repeat for several at one hook. Default: the LM's own."""
+    hook: str | None = None
+    """Hook, e.g. blocks.9.hook_resid_post. Default: the one stored with the SAE."""
+    corpus: str = "ag-news"
+    """Name, file, folder, or data set of the hub."""
+    tokens: Annotated[str | None, tyro.conf.arg(metavar="FILE.npy")] = None
+    """Token ids (row, position) instead of text."""
+    rows: int | None = None
+    """Rows of text. Default: 256, or all of --tokens."""
+    context: int = 128
+    """Positions of a row."""
+    metric_mask: MaskName = "no-special"
+    """Which tokens count."""
+    floor_latents: int = 20
+    """Latents of a random SAE, and coordinates of the activation, that are explained for comparison; 0: none."""
+    mesh: str | None = None
+    """Devices as DATA,MODEL. Default: all on the data axis."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights and activations."""
+    precision: Literal["highest", "default"] = "highest"
+    """Of matrix products."""
+    resume: bool = False
+    """Go on with the explanations in --out if there are some, else start."""
+    seed: int = 0
+    """Of the choice of latents and examples, the floors and the bootstrap."""
+    out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder for the results, new or of a run of the same LM and SAEs. Default: a fresh one under runs/."""
+
+
+# Flags that change where and how fast results come, not what they are.
+_ELSEWHERE = ("out", "resume", "yes", "concurrency", "max_calls", "max_tokens", "mesh")
+
+
+def explain_command(command: Explain) -> int:
+    """Explain, print and write; returns the exit code.
+
+    Raises:
+        InputError: a flag, file, server or latent that cannot be meant.
+    """
+    if processes.launcher() is not None:
+        raise InputError("jsaeval explain runs in one process; it uses all devices of its host")
+    if command.floor_latents < 0:
+        raise InputError(f"--floor-latents {command.floor_latents}: at least 0 is needed")
+    names, notes = find_saes(command.sae or shipped(command.lm))
+    identity = {key: value for key, value in vars(command).items() if value is not None and key not in _ELSEWHERE}
+    folder = SectionFolder.claim(EXPLANATIONS, command.out, identity | {"sae": list(names)}, command.resume)
+    keep_programs()
+    try:
+        report = _measured(command, names, notes, folder)
+    except (Stopped, KeyboardInterrupt) as stop:
+        said = "stopped" if isinstance(stop, Stopped) else "interrupted"
+        print(f"jsaeval: {said}; add --resume --out {folder.path} to go on", file=sys.stderr)
+        return 143 if isinstance(stop, Stopped) else 130
+    show_explanations(report, Console(width=None if sys.stdout.isatty() else 120))
+    places = places_of([own["sae"] for own in report["explanations"]["saes"]], LATENT_PAGES).values()
+    for made in (REPORT, PAGE, *(f"{place}/index.html" for place in places)):
+        print(folder.path / made)
+    return 0
+
+
+def _measured(command: Explain, names: tuple[str, ...], notes: list[str], folder: SectionFolder) -> dict[str, Any]:
+    """The report, when it is in the folder."""
+    start = time.perf_counter()
+    with Progress() as progress, stop_signal() as wanted:
+        for note in notes:
+            progress.say(note)
+        progress.say(f"loading {command.lm}")
+        mesh = make_mesh(*Plan(mesh=command.mesh).mesh_shape())
+        lm = load_lm(command.lm, command.dtype, mesh)
+        saes, hook = saes_at_one_hook(names, command.hook, command.dtype, lm)
+        folder.check_same(about_lm(lm), [(sae.card.sha256, hook.name) for sae in saes])
+        saes = [sae.renamed(folder.name_of(sae.card.sha256, hook.name)) for sae in saes]
+        n_rows = command.rows or (ROWS if command.tokens is None else None)
+        rows = open_rows(lm, command.corpus, command.tokens, n_rows, command.context)
+        masks = make_masks(np.asarray(rows.tokens), card_of(lm).special_ids, rows.pad, command.metric_mask)
+        made = tools(command, lm, hook, mesh, folder.path / EXPLANATIONS.parts, progress)
+        folder.begin()
+
+        def stop() -> None:
+            if wanted():
+                raise Stopped
+
+        asked = Asked(command.latents, command.floor_latents, precision=command.precision, seed=command.seed)
+        found = explain(
+            lm,
+            saes,
+            hook,
+            rows,
+            masks,
+            made.explainer,
+            made.simulator,
+            made.token_text,
+            asked,
+            ready=lambda work: made.confirm(work, command.yes),
+            mesh=mesh,
+            cache=cache_dir("evidence"),
+            progress=progress,
+            stop=stop,
+        )
+    settings = {"hook": hook.name, "corpus": rows.name, "rows": len(rows.tokens), "positions": rows.tokens.shape[1]}
+    settings |= {"latents": command.latents, "floor_latents": command.floor_latents, "seed": command.seed}
+    settings |= {"explainer": command.explainer, "simulator": made.simulator_name, "server": made.said()}
+    settings |= {"metric_mask": command.metric_mask, "corpus_sha256": rows.sha256()}
+    provenance = {"plan": folder.identity} | surroundings(lm, mesh, command.precision)
+    written = explanations_to_json(found)
+    records = records_of(found, lm, hook, made.token_text, made.simulator_name)
+    about = [
+        about_sae(sae, hook) | {"metrics": explanation_metrics(own.summary)}
+        for sae, own in zip(saes, found, strict=True)
+    ]
+    provenance["wall_s"] = time.perf_counter() - start
+    section = {"explanations": {"settings": settings, "provenance": provenance, "saes": written}}
+    made_of = {"lm": about_lm(lm), "saes": about, "provenance": provenance} | section
+    write_records(folder.path, records)
+    write_latents(folder.path, records, about_corpus(made_of))
+    report = folder.write(made_of, explanations_frame(written))
+    write_rendered(folder.path, page(report), tidy(report))
+    return report

@@ -1,0 +1,204 @@
+"""From the flags of `jsaeval explain` to an explainer and a simulator."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jax.sharding import Mesh
+
+from jsaeval.autointerp.evaluate import MakeExplainer, Work
+from jsaeval.autointerp.explanation import Explainer, RuleSimulator, Simulator
+from jsaeval.autointerp.from_file import FileExplainer
+from jsaeval.autointerp.function import LatentFunction
+from jsaeval.autointerp.host import HostSimulator
+from jsaeval.autointerp.kept import KeptExplainer
+from jsaeval.autointerp.lookup import Lookup
+from jsaeval.autointerp.n2g import N2G
+from jsaeval.autointerp.server.calls import Budget
+from jsaeval.autointerp.server.client import Server
+from jsaeval.autointerp.server.estimate import Estimate, confirm, unwritten
+from jsaeval.autointerp.server.json_levels import JSONSimulator
+from jsaeval.autointerp.server.llm import LLMExplainer
+from jsaeval.autointerp.server.logprobs import LogprobSimulator
+from jsaeval.errors import InputError
+from jsaeval.forward.logit_effects import logit_effects, reaches_logits
+from jsaeval.hooks import Hook
+from jsaeval.lm.card import card_of
+from jsaeval.lm.load import load_lm, load_tokenizer
+from jsaeval.lm.protocol import HostLM
+from jsaeval.lm.tokenizer import TextTokenizer
+from jsaeval.report.latent_record import token_texts
+from jsaeval.report.progress import Progress
+from jsaeval.sae.module import SAE
+
+
+if TYPE_CHECKING:
+    from jsaeval.cli.explain import Explain
+
+_BY_RULE = ("n2g", "lookup")
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What explains and what simulates.
+
+    Attributes:
+        explainer: gives the explainer for a dictionary.
+        simulator: predicts activations.
+        simulator_name: which one it is.
+        token_text: the text of a token id.
+        server: that is asked, if one is.
+    """
+
+    explainer: MakeExplainer
+    simulator: Simulator
+    simulator_name: str
+    token_text: Callable[[int], str]
+    server: Server | None
+
+    def confirm(self, work: Sequence[Work], yes: bool) -> None:
+        """Before the first call to a server: what there will be, and whether somebody wants it.
+
+        Raises:
+            InputError: nobody does.
+        """
+        if self.server is None:
+            return
+        planned = Estimate()
+        for own in work:
+            if isinstance(own.explainer, LLMExplainer):
+                planned += own.explainer.estimate(own.sound)
+            if isinstance(self.simulator, LogprobSimulator | JSONSimulator):
+                # Of an SAE also another latent's explanation and the empty one are simulated.
+                one = self.simulator.estimate(unwritten(own.sound))
+                planned = sum([one] * (1 if own.look_alike else 3), planned)
+        print(f"{self.server.name}: {planned.describe(self.server.budget)}", file=sys.stderr)
+        confirm(planned, yes, input if sys.stdin.isatty() else None)
+
+    def said(self) -> str | None:
+        """What was asked of the server, in a line."""
+        return None if self.server is None else f"{self.server.name}: {self.server.summary()}"
+
+
+def tools(command: "Explain", lm: HostLM, hook: Hook, mesh: Mesh, kept: Path, progress: Progress) -> Tools:
+    """What the flags ask for.
+
+    Args:
+        command: the flags.
+        lm: the language model that is explained.
+        hook: where.
+        mesh: devices.
+        kept: folder for explanations that are done.
+        progress: told of calls to a server.
+
+    Raises:
+        InputError: flags that do not go together, no tokenizer where one is needed, or a server that cannot be asked.
+    """
+    name = _simulator_name(command)
+    needs_words = command.explainer == "llm" or name != "rule"
+    tokenizer = load_tokenizer(lm) if needs_words else _tokenizer(lm)
+    text = token_texts(tokenizer)
+    server = _server(command, name, progress)
+
+    def explainer(sae: SAE, look_alike: str | None) -> Explainer | None:
+        match command.explainer:
+            case "n2g":
+                activate = LatentFunction(lm, sae, hook, mesh=mesh, precision=command.precision)
+                about = (look_alike or "", sae.card.sha256, card_of(lm).sha256, hook.name, metadata.version("jsaeval"))
+                return KeptExplainer(N2G(activate, text, seed=command.seed), kept, about)
+            case "lookup":
+                return Lookup(text)
+            case "llm":
+                assert server is not None and tokenizer is not None
+                return LLMExplainer(server, tokenizer, command.prompt, Promoted(lm, sae, hook, text))
+            case "file":
+                assert command.explanations is not None
+                return None if look_alike else FileExplainer(Path(command.explanations), sae.d_sae)
+
+    simulator = _simulator(name, command, lm, tokenizer, mesh, server, progress)
+    return Tools(explainer, simulator, name, text, server)
+
+
+@dataclass(frozen=True)
+class Promoted(Mapping[int, tuple[list[str], list[str]]]):
+    """Tokens that a latent makes more and less likely, by latent; worked out when they are asked for."""
+
+    lm: HostLM
+    sae: SAE
+    hook: Hook
+    token_text: Callable[[int], str]
+
+    def __getitem__(self, latent: int) -> tuple[list[str], list[str]]:
+        if not reaches_logits(self.hook):
+            raise KeyError(latent)
+        found = logit_effects(self.lm, self.sae.W_dec[latent][None])
+        top, bottom = ([self.token_text(int(id)) for id in ids[0]] for ids in (found.top_ids, found.bottom_ids))
+        return top, bottom
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self)))
+
+    def __len__(self) -> int:
+        return self.sae.d_sae if reaches_logits(self.hook) else 0
+
+
+def _server(command: "Explain", simulator: str, progress: Progress) -> Server | None:
+    if command.base_url is None:
+        return None
+    budget = Budget(calls=command.max_calls, tokens=command.max_tokens)
+    return Server(command.base_url, command.model, budget, command.concurrency, progress=progress)
+
+
+def _simulator(
+    name: str,
+    command: "Explain",
+    lm: HostLM,
+    tokenizer: TextTokenizer | None,
+    mesh: Mesh,
+    server: Server | None,
+    progress: Progress,
+) -> Simulator:
+    if name == "rule":
+        return RuleSimulator()
+    assert tokenizer is not None
+    if name == "host":
+        host = lm if command.simulator_lm is None else load_lm(command.simulator_lm, command.dtype, mesh)
+        own = load_tokenizer(host)
+        return HostSimulator(host, own, tokenizer, mesh=mesh, precision=command.precision, progress=progress)
+    assert server is not None
+    return (LogprobSimulator if name == "server-logprobs" else JSONSimulator)(server, tokenizer)
+
+
+def _simulator_name(command: "Explain") -> str:
+    """The simulator that is meant."""
+    name = command.simulator
+    if name is None:
+        by_words = "host" if command.base_url is None else "server-json"
+        name = "rule" if command.explainer in _BY_RULE else by_words
+    if name == "rule" and command.explainer not in _BY_RULE:
+        raise InputError(
+            f"--simulator rule: follows the rules of {' and '.join(_BY_RULE)}, --explainer {command.explainer} gives "
+            "words; take host, server-logprobs or server-json"
+        )
+    if (command.explainer == "file") != (command.explanations is not None):
+        raise InputError("--explanations FILE and --explainer file belong together; one of them is missing")
+    asked = [f"--explainer {command.explainer}"] if command.explainer == "llm" else []
+    asked += [f"--simulator {name}"] if name.startswith("server") else []
+    if asked and command.base_url is None:
+        raise InputError(f"{asked[0]}: needs --base-url, the address of an OpenAI-compatible server")
+    if not asked and command.base_url is not None:
+        raise InputError(f"--base-url: neither --explainer {command.explainer} nor --simulator {name} asks a server")
+    if command.simulator_lm is not None and name != "host":
+        raise InputError(f"--simulator-lm: --simulator {name} uses none; it belongs to --simulator host")
+    return name
+
+
+def _tokenizer(lm: HostLM) -> TextTokenizer | None:
+    """That of the LM, if it has one."""
+    try:
+        return load_tokenizer(lm)
+    except InputError:
+        return None
