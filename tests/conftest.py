@@ -21,6 +21,14 @@ jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / "
 jax.config.update("jax_enable_compilation_cache", False)
 
 
+@pytest.fixture
+def plain_pictures(monkeypatch):
+    """Figures of reports are not drawn, which takes seconds: for tests that look at something else."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda self, buffer, **_: buffer.write('<svg viewBox="0 0 1 1"></svg>'))
+
+
 @pytest.fixture(scope="session")
 def lm():
     """A random decoder of 3 blocks."""

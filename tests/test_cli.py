@@ -26,7 +26,10 @@ def here(tmp_path, monkeypatch, tokens):
     return tmp_path
 
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 BASE = ["run", "--lm", "lm", "--tokens", "tokens.npy", "--mesh", "1,1", "--batch", "4", "--control-rows", "3"]
+FEW = ["--metrics", "reconstruction", "--no-controls"]
 
 
 def test_a_run_leaves_its_folder(here, capsys):
@@ -259,7 +262,7 @@ def test_control_rows_without_a_counted_token(here):
     tokens = np.load(here / "tokens.npy")
     tokens[0, 1:] = 0
     np.save(here / "tokens.npy", tokens)
-    assert main([*BASE[:-1], "1", "--sae", "topk", "--out", "out"]) == 0
+    assert main([*BASE[:-1], "1", "--sae", "topk", "--metrics", "loss", "--out", "out"]) == 0
     report = json.loads((here / "out" / "report.json").read_text())
     assert report["controls"]["identity"]["holds"] and report["controls"]["n"] == 0
 
@@ -290,7 +293,7 @@ def test_a_sweep(here, capsys):
     huge = tiny_sae()
     save_sae(dataclasses.replace(huge, W_dec=huge.W_dec * 1e30), here / "saes" / "huge.safetensors")
     (here / "saes" / "log.jsonl").write_text("{}\n")
-    assert main([*BASE, "--sae", "saes/*", "--sae", "saes/relu.safetensors", "--out", "out"]) == 3
+    assert main([*BASE, "--sae", "saes/*", "--sae", "saes/relu.safetensors", *FEW, "--out", "out"]) == 3
     out, err = capsys.readouterr()
     assert "left out, no SAEs: saes/log.jsonl" in err and "the same SAE as saes/relu" in err
     entries = json.loads((here / "out" / "report.json").read_text())["saes"]
@@ -313,12 +316,14 @@ def test_a_sweep_of_which_nothing_is_left(here, capsys):
     assert "--sae 'nothing/*': matches nothing" in capsys.readouterr().err
     huge = tiny_sae()
     save_sae(dataclasses.replace(huge, W_dec=huge.W_dec * 1e30), here / "huge.safetensors")
-    assert main([*BASE, "--sae", "huge.safetensors", "--out", "out"]) == 2
+    assert main([*BASE, "--sae", "huge.safetensors", *FEW, "--out", "out"]) == 2
     assert "NaN or Inf" in capsys.readouterr().err and not (here / "out").exists()
 
 
 def test_the_long_form_is_there_and_made_again(here):
-    assert main([*BASE, "--sae", "relu.safetensors", "--sae", "topk", "--out", "out"]) == 0
+    assert (
+        main([*BASE, "--sae", "relu.safetensors", "--sae", "topk", "--metrics", "reconstruction", "--out", "out"]) == 0
+    )
     table = pd.read_csv(here / "out" / "report.csv")
     assert set(table["sae"].dropna()) == {"relu", "topk"}
     other = pd.read_parquet(here / "out" / "report.parquet")

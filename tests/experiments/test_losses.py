@@ -54,6 +54,7 @@ def loss(lm, tokens, spliced, recipe):
     return end_to_end(lm, HOOK, tokens, masks, residual, x, reconstructions, recipe)
 
 
+@pytest.mark.slow
 def test_e2e_in_both_directions(lm, tokens, spliced):
     paper = loss(lm, tokens, spliced, Recipe(objective="e2e"))
     code = loss(lm, tokens, spliced, Recipe(objective="e2e", form="code"))

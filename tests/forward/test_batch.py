@@ -48,6 +48,10 @@ PAIRS = (
 )
 CASES = [(CONFIG, hook) for hook in (*(Hook(1, site) for site in SITES), *PAIRS)]
 CASES += [(GEMMA2, Hook(1, "hook_resid_post")), (GEMMA2, Hook(1, "hook_mlp_out", "mlp.hook_in"))]
+# Between blocks, inside attention, inside the MLP, a transcoder, another family; the others are like one of these.
+_SHORT = [*((CONFIG, Hook(1, site)) for site in ("hook_resid_pre", "hook_resid_post", "attn.hook_z", "mlp.hook_post"))]
+_SHORT += [(CONFIG, PAIRS[1]), CASES[-1]]
+CASES = [case if case in _SHORT else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
 
 
 @pytest.mark.parametrize(("config", "hook"), CASES, ids=lambda x: x.name if isinstance(x, Hook) else x.family)
@@ -94,7 +98,7 @@ def test_latent_counters(lm, tokens):
     np.testing.assert_allclose(got.latents[0].largest, np.maximum(z.max(0), 0), atol=1e-6)
 
 
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("site", ["hook_resid_post", "hook_mlp_out"])
 def test_shared_zero_ablation_equals_its_own_stream(site):
     rows = rows_with_everything()[[0, 2]]  # BOS first, one row padded
     hook, lm = Hook(1, site), tiny_lm()
