@@ -52,13 +52,14 @@ class Config:
     out: Path | None = None
 
 
-Document = tuple[np.ndarray, np.ndarray]  # its tokens in one row, and the activations
+# The tokens of a document in one row, the activations, and whether it begins there.
+Document = tuple[np.ndarray, np.ndarray, bool]
 
 
 def f1(rule: Rule | None, documents: Sequence[Document]) -> float:
     nothing = np.zeros(0, np.int32)
-    said = np.concatenate([rule.predict(nothing, own[0]) > 0 if rule else own[1] < 0 for own in documents])
-    true = np.concatenate([activations > 0 for _, activations in documents])
+    said = np.concatenate([rule.predict(nothing, own[0], own[2]) > 0 if rule else own[1] < 0 for own in documents])
+    true = np.concatenate([activations > 0 for _, activations, _ in documents])
     return float(2 * (said & true).sum() / max(1, said.sum() + true.sum()))
 
 
@@ -89,7 +90,9 @@ def main(config: Config) -> None:
     for own, explanation in zip(known, ours, strict=True):
         entries, dense = sparse.of(own.latent), np.zeros(rows.tokens.shape, np.float32)
         dense[entries.row, entries.position] = entries.value
-        held = [(np.asarray(rows.tokens[row, a:b], np.int32), dense[row, a:b]) for row, a, b in documents]
+        held = [
+            (np.asarray(rows.tokens[row, a:b], np.int32), dense[row, a:b], begins) for row, a, b, begins in documents
+        ]
         found = {
             "ours": explanation.rule,
             "released": released.get(own.latent),
@@ -113,14 +116,15 @@ def main(config: Config) -> None:
         config.out.write_text(json.dumps({"summary": summary, "latents": lines}, indent=1))
 
 
-def _documents(rows, seed: int) -> list[tuple[int, int, int]]:
-    """(row, first, end) of every stretch of a document of the split `score`."""
-    out = []
+def _documents(rows, seed: int) -> list[tuple[int, int, int, bool]]:
+    """(row, first, end) of every stretch of a document of the split `score`, and whether the document begins there."""
+    out, known = [], set()
     for row, documents in enumerate(np.asarray(rows.documents)):
         edges = [0, *(np.flatnonzero(np.diff(documents)) + 1), len(documents)]
         for a, b in itertools.pairwise(edges):
             if documents[a] >= 0 and SPLITS[split_of(documents[a : a + 1], seed)[0]] == "score":
-                out.append((row, int(a), int(b)))
+                out.append((row, int(a), int(b), int(documents[a]) not in known))
+                known.add(int(documents[a]))
     return out
 
 

@@ -37,6 +37,7 @@ class Example:
         tokens: its tokens.
         activations: of the latent at each of them, in the context of the whole row; 0 where tokens do not count.
         focus: index in `tokens` of the activation that it was chosen for; of the largest one otherwise.
+        begins: whether the document begins where `before` and `tokens` do; if not, its beginning is in an earlier row.
     """
 
     kind: Kind
@@ -48,6 +49,7 @@ class Example:
     tokens: Int[np.ndarray, " position"]
     activations: Float[np.ndarray, " position"]
     focus: int
+    begins: bool
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class TokenTable:
         fires: how often the latent fired at it.
         mean: mean activation over all its occurrences, those at which it is 0 included.
         overall: mean activation over all tokens of the split.
+        n_tokens: how many tokens the split has.
     """
 
     ids: Int[np.ndarray, " token"]
@@ -93,6 +96,12 @@ class TokenTable:
     fires: Int[np.ndarray, " token"]
     mean: Float[np.ndarray, " token"]
     overall: float
+    n_tokens: int
+
+    @property
+    def density(self) -> float:
+        """Share of the tokens of the split at which the latent fires."""
+        return float(self.fires.sum()) / self.n_tokens if self.n_tokens else 0.0
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ class Rule(Protocol):
     """An explanation that a program can follow."""
 
     def predict(
-        self, before: Int[np.ndarray, " earlier"], tokens: Int[np.ndarray, " position"]
+        self, before: Int[np.ndarray, " earlier"], tokens: Int[np.ndarray, " position"], begins: bool = True
     ) -> Float[np.ndarray, " position"]:
-        """Activations at `tokens`, in the unit of the latent; `before` stands to their left in the same document."""
+        """Activations at `tokens`, in the unit of the latent; `before` stands to their left in the same document, and
+        `begins` says whether the document begins there, or in text that is not given."""
         ...
 
 
@@ -55,15 +56,19 @@ class Simulation:
     Attributes:
         values: for each example one value a token, in any unit (calibration maps them to activations); all NaN where
             the simulator failed on that example. (Examples have lengths of their own, so the axis has no name.)
-        levels: the distribution over the levels 0 to 10 behind each value, where the simulator has one.
+        levels: the distribution over the levels 0 to 10 behind each value, where the simulator has one; level 10 has
+            no mass where `highest` is 9.
         mass: mean probability that the simulator gave to levels at all, before they were normalised, where it has one.
         error: why there is none, in one line; `values` is empty then.
+        highest: level that the simulator knows: 10, or 9 where its tokenizer splits "10". Then 9 stands for all from
+            nine tenths of the largest activation on, and mean levels end at 9.
     """
 
     values: dict[Split, list[Float[np.ndarray, "_"]]] = field(default_factory=dict)
     levels: dict[Split, list[Float[np.ndarray, "_ level"]]] | None = None
     mass: float | None = None
     error: str | None = None
+    highest: int = LEVELS - 1
 
 
 @runtime_checkable
@@ -90,7 +95,9 @@ class RuleSimulator:
         rule, found = explanation.rule, {}
         for split in ("calibrate", "score"):
             found[split] = [
-                np.zeros(len(own.tokens), np.float32) if rule is None else rule.predict(own.before, own.tokens)
+                np.zeros(len(own.tokens), np.float32)
+                if rule is None
+                else rule.predict(own.before, own.tokens, own.begins)
                 for own in evidence.examples[split]
             ]
         return Simulation(found)

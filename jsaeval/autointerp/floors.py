@@ -22,7 +22,7 @@ class Constant:
     """The rule that a latent fires alike at every token."""
 
     def predict(
-        self, before: Int[np.ndarray, " earlier"], tokens: Int[np.ndarray, " position"]
+        self, before: Int[np.ndarray, " earlier"], tokens: Int[np.ndarray, " position"], begins: bool = True
     ) -> Float[np.ndarray, " position"]:
         return np.ones(len(tokens), np.float32)
 

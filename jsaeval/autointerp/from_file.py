@@ -10,7 +10,7 @@ from typing import Any
 
 from jsaeval.autointerp.evidence import Evidence
 from jsaeval.autointerp.explanation import Explanation
-from jsaeval.autointerp.server.shown import one_line_of
+from jsaeval.autointerp.texts import LONGEST_TEXT, one_line_of
 from jsaeval.errors import InputError
 
 
@@ -26,7 +26,8 @@ class FileExplainer:
         d_sae: how many latents there are, to find wrong ones; None: not known.
 
     Raises:
-        InputError: no such file, another form, a malformed entry, no such latent, one twice, an empty text.
+        InputError: no such file, another form, a malformed entry, no such latent, one twice, a text that is
+            empty or too long.
     """
 
     path: str | Path
@@ -70,6 +71,10 @@ def read_texts(path: Path, d_sae: int | None = None) -> dict[int, str]:
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{where}, {place}: latent {index} has no text")
         texts[index] = one_line_of(text)
+        if len(texts[index]) > LONGEST_TEXT:
+            raise InputError(
+                f"{where}, {place}: latent {index} has {len(texts[index]):,} characters; {LONGEST_TEXT:,} fit"
+            )
     if not texts:
         raise InputError(f"{where}: holds no texts; {FORMS} was expected")
     return texts
@@ -88,7 +93,7 @@ def _json(content: str, where: str) -> _Entries:
     # A dictionary would keep the last of two texts of a latent and say nothing.
     try:
         found = json.loads(content, object_pairs_hook=_Pairs)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid JSON ({error})") from None
     if not isinstance(found, _Pairs):
         raise InputError(f'{where}: one object {{"latent": "text"}} was expected')
@@ -106,7 +111,7 @@ def _lines(content: str, where: str) -> _Entries:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{where}, line {i}: not valid JSON ({error})") from None
         if not isinstance(record, dict) or not {"latent", "text"} <= set(record):
             raise InputError(f'{where}, line {i}: {{"latent": ..., "text": ...}} was expected')

@@ -15,7 +15,6 @@ from jsaeval.hooks import Hook
 from jsaeval.lm.card import card_of
 from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import DATA, looked_up, map_rows, on_host, replicate, shard_rows
-from jsaeval.numerics import wide
 from jsaeval.run.lengths import padded_length, rows_at_once
 from jsaeval.run.placed import Dictionaries, Model
 from jsaeval.sae.module import SAE
@@ -70,7 +69,7 @@ class LatentFunction:
             arrays, sae, block = shared
             whole, own = self._model.whole(arrays), hook.at(block)
             with jax.default_matmul_precision(precision):
-                read = wide(read_at_hook(whole, own, prefix(whole, own, tokens))[0])
+                read = read_at_hook(whole, own, prefix(whole, own, tokens))[0].astype(sae.W_enc.dtype)
                 z = sae.encode(jnp.take_along_axis(read, last[:, None, None], axis=1)[:, 0])
             row = jnp.arange(len(latent), dtype=latent.dtype)
             return looked_up(lambda i: z[row, i], latent, z.T)

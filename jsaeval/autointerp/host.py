@@ -174,7 +174,7 @@ class HostSimulator:
             levels[split] = [np.pad(p, [(0, 0), (0, LEVELS - p.shape[1])]) for p in given]
             values[split] = [expected_levels(p) for p in levels[split]]
         mass = float(np.concatenate(masses).mean()) if masses else None
-        return Simulation(values, levels, mass)
+        return Simulation(values, levels, mass, highest=len(self.prompt.levels) - 1)
 
 
 def log_probabilities(

@@ -32,7 +32,7 @@ class Candidate:
 def token_rates(evidence: Evidence) -> Float[np.ndarray, " token"]:
     """P(the latent fires | token) for the tokens of the table."""
     table = evidence.tokens
-    return (table.fires + _TOKEN_PRIOR * evidence.statistics.density) / (table.seen + _TOKEN_PRIOR)
+    return (table.fires + _TOKEN_PRIOR * table.density) / (table.seen + _TOKEN_PRIOR)
 
 
 def least_rate(evidence: Evidence) -> float:
@@ -58,17 +58,20 @@ def token_patterns(evidence: Evidence) -> list[Pattern]:
 def reliable(candidates: Sequence[Candidate], evidence: Evidence) -> list[Pattern]:
     """Longer patterns that are right often enough: in other texts, and wherever else they match in the examples.
 
-    The activations that the patterns were made from do not count.
+    The activations that the patterns were made from do not count, nor others that an example was chosen for: a window
+    that was drawn twice shows two of them, either of which would confirm the pattern of the other.
     """
     trie = Trie([own.pattern for own in candidates])
     seen = dict.fromkeys((own.pattern for own in candidates), 0)
     fires = dict(seen)
-    for example in evidence.of("explain"):
+    examples = evidence.of("explain")
+    chosen = {(own.row, own.start + own.focus) for own in examples if own.activations[own.focus] > 0}
+    for example in {(own.row, own.start): own for own in examples}.values():
         text = np.concatenate([example.before, example.tokens])
         for i, activation in enumerate(example.activations):
-            if i == example.focus and activation > 0:
+            if (example.row, example.start + i) in chosen:
                 continue
-            for pattern in trie.matches(text, len(example.before) + i):
+            for pattern in trie.matches(text, len(example.before) + i, example.begins):
                 seen[pattern] += 1
                 fires[pattern] += activation > 0
     least = least_rate(evidence)

@@ -1,13 +1,16 @@
 """Explanations by N2G on disk, as they are made: a run that was stopped makes none of them again."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jsaeval.autointerp.evidence import SPLITS, Evidence
+import numpy as np
+
+from jsaeval.autointerp.evidence import Evidence
 from jsaeval.autointerp.explanation import Explainer, Explanation
 from jsaeval.autointerp.trie import Pattern, TrieRule
 from jsaeval.cache import atomic
@@ -20,7 +23,7 @@ class KeptExplainer:
     Attributes:
         explainer: makes those that are not there; their rules are of patterns.
         folder: where they are.
-        about: what else tells them from others: the dictionary, and how the explainer was asked.
+        about: what else tells them from others: the LM, the dictionary, and all settings of the explainer.
     """
 
     explainer: Explainer
@@ -38,10 +41,14 @@ class KeptExplainer:
         return [own for own in found if own is not None]
 
     def _key(self, evidence: Evidence) -> str:
-        digest = hashlib.sha256(repr((*self.about, evidence.latent)).encode())
-        for example in evidence.examples[SPLITS[0]]:
-            digest.update(repr((example.kind, example.row, example.start, example.focus)).encode())
-            digest.update(example.tokens.tobytes() + example.activations.tobytes())
+        """Of everything that an explainer may look at; another corpus has other keys."""
+        examples = evidence.examples["explain"]
+        seen = evidence.latent, evidence.problem, evidence.strata.get("explain"), len(examples)
+        of_parts = (vars(own).values() for own in (evidence.statistics, evidence.tokens, *examples))
+        digest = hashlib.sha256()
+        for value in itertools.chain(self.about, seen, *of_parts):
+            whole = (value.dtype.str, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
+            digest.update(repr(whole).encode() + b"\n")
         return digest.hexdigest()[:32]
 
 

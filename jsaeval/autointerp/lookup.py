@@ -21,6 +21,7 @@ from jsaeval.autointerp.phrases import joined, quoted
 _PRIOR = 2.0
 _NAMED = 40  # entries of a table that its text may name
 NO_TOKEN = -1  # before the first token of a document
+_UNKNOWN = -2  # before the first token of a row in which a document goes on
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class LookupRule:
     of_pair: Mapping[tuple[int, int], float]
 
     def predict(
-        self, before: Int[np.ndarray, " earlier"], tokens: Int[np.ndarray, " position"]
+        self, before: Int[np.ndarray, " earlier"], tokens: Int[np.ndarray, " position"], begins: bool = True
     ) -> Float[np.ndarray, " position"]:
-        previous = [int(before[-1]) if len(before) else NO_TOKEN, *map(int, tokens[:-1])]
+        previous = [_last(before, begins), *map(int, tokens[:-1])]
         pairs = zip(previous, map(int, tokens), strict=True)
         found = [self.of_pair.get(pair, self.of_token.get(pair[1], 0.0)) for pair in pairs]
         return np.array(found, np.float32)
@@ -88,10 +89,10 @@ def pair_means(evidence: Evidence, of_token: Mapping[int, float]) -> dict[tuple[
     found: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
     places = set()
     for example in examples:
-        previous = int(example.before[-1]) if len(example.before) else NO_TOKEN
+        previous = _last(example.before, example.begins)
         for i, token in enumerate(map(int, example.tokens)):
             place = example.row, example.start + i
-            if token in of_token and place not in places:
+            if previous != _UNKNOWN and token in of_token and place not in places:
                 found[previous, token].append((weights[example.interval], float(example.activations[i])))
             places.add(place)
             previous = token
@@ -101,6 +102,12 @@ def pair_means(evidence: Evidence, of_token: Mapping[int, float]) -> dict[tuple[
         mean = float(weight @ activation / weight.sum())
         means[pair] = (len(seen) * mean + _PRIOR * of_token[pair[1]]) / (len(seen) + _PRIOR)
     return means
+
+
+def _last(before: Int[np.ndarray, " earlier"], begins: bool) -> int:
+    if len(before):
+        return int(before[-1])
+    return NO_TOKEN if begins else _UNKNOWN
 
 
 def _weights(evidence: Evidence) -> dict[int, float]:

@@ -128,10 +128,10 @@ class N2G:
         for own in evidence:
             substitutes = Substitutes(own, self.seed)
             settled = {pattern.tokens[0] for pattern in token_patterns(own)}
-            for _, text in shown(own, self.most):
+            for example, text in shown(own, self.most):
                 context = text[-CONTEXT:]
                 if int(text[-1]) not in settled:
-                    whole = len(context) == len(text)
+                    whole = example.begins and len(context) == len(text)
                     cases.append(_Case(own.latent, substitutes, context, whole, 0.0, context.tolist()))
         values = self.activate([case.context for case in cases], [case.latent for case in cases])
         for case, value in zip(cases, values, strict=True):

@@ -85,7 +85,7 @@ class _Corpus:
     Attributes:
         tokens: of the rows.
         windows: of the corpus.
-        places: (row, start, stop, document, first, split) of each window; a list is faster to read one by one.
+        places: (row, start, stop, document, first, begins, split) of each window; a list is faster to read one by one.
         n_windows: of each split.
         seen: how often each token stands in the split `explain`.
         seed: of the draws.
@@ -93,7 +93,7 @@ class _Corpus:
 
     tokens: Integer[np.ndarray, "row position"]
     windows: Windows
-    places: list[tuple[int, int, int, int, int, int]]
+    places: list[tuple[int, int, int, int, int, bool, int]]
     n_windows: Int[np.ndarray, " split"]
     seen: Int[np.ndarray, " vocab"]
     seed: int
@@ -103,13 +103,13 @@ class _Corpus:
         tokens, windows = np.asarray(rows.tokens), cut_windows(rows, masks, seed)
         documents = [set(windows.document[windows.split == i].tolist()) for i in range(len(SPLITS))]
         assert len(set.union(*documents)) == sum(map(len, documents)), "a document is in two splits"
-        columns = windows.row, windows.start, windows.stop, windows.document, windows.first, windows.split
+        columns = windows.row, windows.start, windows.stop, windows.document, windows.first, windows.begins
         explain = np.asarray(masks.metric) & (windows.at >= 0)
         explain[explain] = windows.split[windows.at[explain]] == SPLITS.index("explain")
         return cls(
             tokens,
             windows,
-            list(zip(*(column.tolist() for column in columns), strict=True)),
+            list(zip(*(column.tolist() for column in (*columns, windows.split)), strict=True)),
             np.bincount(windows.split, minlength=len(SPLITS)),
             np.bincount(tokens[explain]),
             seed,
@@ -199,7 +199,7 @@ class _Drawn:
             if take.full:
                 return
             window = int(self._hits.window[i])
-            row, start, stop, document, _, split = self._corpus.places[window]
+            row, start, stop, document, *_, split = self._corpus.places[window]
             if not take.may(split, document):
                 continue
             a, b = self._hits.edges[i : i + 2]
@@ -218,7 +218,7 @@ class _Drawn:
         drawn = self._draw("interval", hits.window)
         for i in drawn[np.argsort(-hits.interval[drawn], kind="stable")].tolist():
             window = int(hits.window[i])
-            *_, document, _, split = self._corpus.places[window]
+            *_, document, _, _, split = self._corpus.places[window]
             if take.may(split, document, int(hits.interval[i])):
                 take(split, document, int(hits.interval[i]))
                 yield window, None
@@ -232,7 +232,7 @@ class _Drawn:
         for entry, own in zip(order.tolist(), window[order].tolist(), strict=True):
             if take.full:
                 return
-            *_, document, _, split = self._corpus.places[own]
+            *_, document, _, _, split = self._corpus.places[own]
             if take.may(split, document):
                 take(split, document)
                 yield own, entry
@@ -243,7 +243,7 @@ class _Drawn:
         for window in self._draw("random", np.arange(len(self._corpus.places))).tolist():
             if take.full:
                 return
-            *_, document, _, split = self._corpus.places[window]
+            *_, document, _, _, split = self._corpus.places[window]
             if take.may(split, document):
                 take(split, document)
                 yield window, None
@@ -255,7 +255,7 @@ class _Drawn:
         return self._corpus.draw(self._latent, kind, position)
 
     def _example(self, kind: Kind, window: int, entry: int | None) -> Example:
-        row, start, stop, document, first, _ = self._corpus.places[window]
+        row, start, stop, document, first, begins, _ = self._corpus.places[window]
         entries, tokens = self._hits.entries, self._corpus.tokens[row]
         activations, interval, hit = np.zeros(stop - start, np.float32), 0, self._hit_of.get(window)
         if hit is not None:
@@ -264,7 +264,7 @@ class _Drawn:
             interval = int(self._hits.interval[hit])
         focus = int(activations.argmax()) if entry is None else int(entries.position[entry]) - start
         before, tokens = tokens[first:start], tokens[start:stop]
-        return Example(kind, interval, document, row, start, before, tokens, activations, focus)
+        return Example(kind, interval, document, row, start, before, tokens, activations, focus, begins)
 
 
 class _Taken:
@@ -304,4 +304,4 @@ def _token_table(hits: _Hits, corpus: _Corpus) -> TokenTable:
     total = np.bincount(place, entries.value[explain].astype(np.float64), minlength=len(ids))
     seen, n_tokens = corpus.seen[ids], int(corpus.seen.sum())
     fires = np.bincount(place, minlength=len(ids))
-    return TokenTable(ids, seen, fires, total / np.maximum(seen, 1), float(total.sum()) / max(1, n_tokens))
+    return TokenTable(ids, seen, fires, total / np.maximum(seen, 1), float(total.sum()) / max(1, n_tokens), n_tokens)

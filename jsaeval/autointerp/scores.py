@@ -14,8 +14,8 @@ from jaxtyping import Float
 from jsaeval.autointerp import measures
 from jsaeval.autointerp.calibration import calibrate
 from jsaeval.autointerp.classes import Value, detection, firing, fuzzing, weighted_firing
-from jsaeval.autointerp.evidence import Evidence
-from jsaeval.autointerp.explanation import LEVELS, Simulation
+from jsaeval.autointerp.evidence import Evidence, Split
+from jsaeval.autointerp.explanation import Simulation
 from jsaeval.autointerp.populations import (
     IMPORTANCE,
     POPULATIONS,
@@ -102,12 +102,15 @@ def score(simulation: Simulation, evidence: Evidence, error: str | None = None) 
     there = populations(simulation, evidence, "calibrate")
     here = populations(simulation, evidence, "score")
     failed = sum(len(evidence.examples[split]) for split in ("calibrate", "score")) - len(there) - len(here)
-    if failed and not there and not here:
-        return Scored(latent, density, failed_examples=failed, error="the simulator failed on every example")
+    left: dict[Split, list[Window]] = {"calibrate": there, "score": here}
+    gone = [split for split, own in left.items() if evidence.examples[split] and not own]
+    if gone:
+        where = "" if len(gone) == 2 else f" of the split {gone[0]}"
+        return Scored(latent, density, failed_examples=failed, error=f"the simulator failed on every example{where}")
     values: dict[str, dict[str, Value]] = {id: {} for id in NOTHING}
     for name in POPULATIONS:
         own = population(there, evidence, "calibrate", name), population(here, evidence, "score", name)
-        for id, value in _of_simulation(*own).items():
+        for id, value in _of_simulation(*own, simulation.highest).items():
             values[id][name] = value
     above = 0.0 if simulation.levels is None else _FIRES_LEVEL
     weighted = weighted_firing(population(here, evidence, "score", IMPORTANCE), above)
@@ -129,7 +132,7 @@ def score(simulation: Simulation, evidence: Evidence, error: str | None = None) 
     )
 
 
-def _of_simulation(calibration: Sequence[Window], score: Sequence[Window]) -> dict[str, Value]:
+def _of_simulation(calibration: Sequence[Window], score: Sequence[Window], highest: int) -> dict[str, Value]:
     """Scores of the windows of a population in the split `score`, calibrated on those in the split `calibrate`."""
     if not score or not calibration:
         return dict.fromkeys(_SIMULATION, Value(None, "no examples" + (" to calibrate on" if score else "")))
@@ -146,19 +149,18 @@ def _of_simulation(calibration: Sequence[Window], score: Sequence[Window]) -> di
         Value(measures.spearman(a, raw, w), note),
         Value(measures.r2_uncentred(a, s, w)),
         Value(measures.absolute_deviation_explained(a, s, w)),
-        _skill(there, here),
+        _skill(there, here, highest),
     )
     return dict(zip(_SIMULATION, found, strict=True))
 
 
-def _skill(there: Tokens, here: Tokens) -> Value:
-    """Where a tokenizer splits "10", simulators know ten levels: the last is everything above 0.9 of the maximum."""
+def _skill(there: Tokens, here: Tokens, highest: int) -> Value:
+    """Of the levels that the simulator knows; the last stands for itself and all above."""
     if there.levels is None or here.levels is None:
         return Value(None, "the simulator gives no distribution over levels")
-    spoken = LEVELS if (there.levels[:, -1] > 0).any() or (here.levels[:, -1] > 0).any() else LEVELS - 1
-    seen, true = (np.minimum(own.true, spoken - 1) for own in (there, here))
-    expected = measures.marginal(seen, spoken, there.weights)
-    return Value(measures.likelihood_skill(true, here.levels[:, :spoken], expected, here.weights))
+    seen, true = (np.minimum(own.true, highest) for own in (there, here))
+    expected = measures.marginal(seen, highest + 1, there.weights)
+    return Value(measures.likelihood_skill(true, here.levels[:, : highest + 1], expected, here.weights))
 
 
 def _predictions(simulation: Simulation, calibration: Sequence[Window]) -> list[np.ndarray]:

@@ -70,6 +70,8 @@ class Store:
         done, found = 0, []
         names = ["done", *(f"{i}.{name}" for i in range(n_saes) for name in Entries._fields)]
         while self.folder is not None and (part := _read(self._part(key, done), names)) is not None:
+            if part[0] <= done:  # harmed; the next part is written over it
+                break
             done, arrays, width = int(part[0]), part[1:], len(Entries._fields)
             found.append([Entries(*arrays[width * i : width * (i + 1)]) for i in range(n_saes)])
         return done, found

@@ -3,8 +3,8 @@
 What is resampled is latents: an interval says what other latents of the same dictionary would give. Floors on the same
 latents are compared in pairs; those of other dictionaries (a random SAE, the neurons) by the difference of the means of
 two independent samples. A latent whose explanation or simulation failed counts as one that nothing was said of
-(`NOTHING`); means without them stand beside. A score that is not defined for a latent has no part in a mean, and is
-counted.
+(`NOTHING`); means without them stand beside. That of a floor on the same latents is undefined instead: a floor that
+failed would be easy to beat. A score that is not defined for a latent has no part in a mean, and is counted.
 """
 
 import hashlib
@@ -21,6 +21,10 @@ from jaxtyping import Float
 from jsaeval.autointerp.choice import DENSITY_STRATA, density_stratum
 from jsaeval.autointerp.scores import NOTHING, WHERE, Scored
 from jsaeval.stats.bootstrap import interval, row_counts
+
+
+# With fewer, resamples say next to nothing of other latents; no verdict is given on them.
+LEAST_LATENTS = 5
 
 
 def summarise(
@@ -42,9 +46,11 @@ def summarise(
          "scores": {id: {population: {"value", "ci95", "n", "median", "quartiles": [25 %, 75 %],
             "without_failures": {"value", "ci95", "n"}, "undefined": {why: latents},
             "by_density": {"1e-3–1e-2": {"value", "ci95", "n"}},
-            "floors": {name: {"value", "ci95", "n", "paired", "difference": {"value", "ci95", "n"}}}}}}}
-        "value" is the mean over "n" latents, None where there are none. "ci95" is absent where there are too few. A
-        difference is value − floor; "n" of a paired one is the latents that have both.
+            "floors": {name: {"value", "ci95", "n", "paired", "undefined": {why: latents},
+            "difference": {"value", "ci95", "n"}}}}}}}
+        "value" is the mean over "n" latents, None where there are none. "ci95" is absent where there are fewer than
+        `LEAST_LATENTS`. A difference is value − floor; "n" of a paired one is the latents that have both, else the
+        smaller of the two numbers.
 
     Raises:
         ValueError: a floor is not one of the same latents.
@@ -55,7 +61,7 @@ def summarise(
             raise ValueError(f"floor {name!r} is not one of the same latents in the same order")
     ours = _Sample.of(scored, seed)
     # On the same latents the same resamples; on others independent ones.
-    paired = {name: _Sample(tuple(own), ours.counts) for name, own in floors.items()}
+    paired = {name: _Sample(tuple(own), ours.counts, floor=True) for name, own in floors.items()}
     unpaired = {name: _Sample.of(own, _seed(seed, name)) for name, own in others.items()}
     return {
         "latents": counts(scored),
@@ -68,10 +74,10 @@ def summarise(
 
 def counts(scored: Iterable[Scored]) -> dict[str, Any]:
     """How many latents came to what: {"asked", "scored", "dead", "too_few_examples", "failed", "reasons": {why:
-    latents}, "constant_simulations", "failed_examples"}. Numbers in reasons are written as N."""
+    latents}, "constant_simulations", "failed_examples"}. Of reasons that differ by numbers alone the first is there."""
     scored = list(scored)
-    problems = [_class(own.problem) for own in scored if own.problem is not None]
-    errors = [_class(own.error) for own in scored if own.error is not None]
+    problems = [own.problem for own in scored if own.problem is not None]
+    errors = [own.error for own in scored if own.error is not None]
     dead = problems.count("dead")
     return {
         "asked": len(scored),
@@ -79,23 +85,25 @@ def counts(scored: Iterable[Scored]) -> dict[str, Any]:
         "dead": dead,
         "too_few_examples": len(problems) - dead,
         "failed": len(errors),
-        "reasons": dict(sorted(Counter(problems + errors).items())),
+        "reasons": _counted(problems + errors),
         "constant_simulations": sum(own.constant for own in scored),
         "failed_examples": sum(own.failed_examples for own in scored),
     }
 
 
-def _class(reason: str) -> str:
-    """Reasons that differ by numbers alone are the same."""
-    return re.sub(r"\d[\d,.]*", "N", reason)
+def _counted(reasons: Sequence[str]) -> dict[str, int]:
+    """How often each was given; of those that differ by numbers alone the first stands for all."""
+    first: dict[str, str] = {}
+    return dict(Counter(first.setdefault(re.sub(r"\d[\d,.]*", "N", reason), reason) for reason in reasons))
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """Latents, and how often each is in each resample."""
+    """Latents, and how often each is in each resample; of a `floor` those that failed have no scores."""
 
     scored: tuple[Scored, ...]
     counts: Float[np.ndarray, "resample latent"]
+    floor: bool = False
 
     @classmethod
     def of(cls, scored: Sequence[Scored], seed: int) -> "_Sample":
@@ -106,7 +114,7 @@ class _Sample:
 
         def of(own: Scored) -> float:
             if own.error is not None:
-                return NOTHING[id] if failures else math.nan
+                return NOTHING[id] if failures and not self.floor else math.nan
             found = own.values[id][where].value if own.values else None
             return math.nan if found is None else found
 
@@ -115,6 +123,13 @@ class _Sample:
         there = [own for own, value in zip(self.scored, values, strict=True) if not own.error and np.isfinite(value)]
         possible = there or all(own.error is not None for own in self.scored if own.problem is None)
         return values if possible else np.full(len(values), math.nan)
+
+    def undefined(self, id: str, where: str) -> dict[str, int]:
+        """Why a score is not defined, and for how many latents."""
+        found = [own.values[id][where] for own in self.scored if own.values]
+        why = [str(own.reason) for own in found if own.value is None]
+        why += [own.error for own in self.scored if self.floor and own.error is not None]
+        return _counted(why)
 
     def means(self, values: Float[np.ndarray, " latent"]) -> Float[np.ndarray, " resample"]:
         """The mean of the values that there are, in each resample; NaN where there are none."""
@@ -134,25 +149,25 @@ def _entry(
     values = ours.values(id, where)
     there = values[np.isfinite(values)]
     below, median, above = np.quantile(there, [0.25, 0.5, 0.75]).tolist() if len(there) else [None] * 3
-    reasons = [own.values[id][where] for own in ours.scored if own.values]
     strata = np.array([density_stratum(own.density) for own in ours.scored], str)
     found = {}
     for name, floor in paired.items():
         own = floor.values(id, where)
-        found[name] = floor.mean(own) | {"paired": True, "difference": ours.mean(values - own)}
+        about = {"paired": True, "undefined": floor.undefined(id, where)}
+        found[name] = floor.mean(own) | about | {"difference": ours.mean(values - own)}
     for name, floor in unpaired.items():
         own = floor.values(id, where)
         n = int(np.isfinite(own).sum())
-        both = len(there) > 1 and n > 1
-        samples = ours.means(values) - floor.means(own) if both else np.full(1, math.nan)
+        samples = ours.means(values) - floor.means(own)
         gap = _mean(there) - _mean(own[np.isfinite(own)]) if len(there) and n else math.nan
         difference = _with_interval(gap, samples, min(len(there), n))
-        found[name] = floor.mean(own) | {"paired": False, "difference": difference}
+        about = {"paired": False, "undefined": floor.undefined(id, where)}
+        found[name] = floor.mean(own) | about | {"difference": difference}
     return ours.mean(values) | {
         "median": median,
         "quartiles": [below, above],
         "without_failures": ours.mean(ours.values(id, where, failures=False)),
-        "undefined": dict(sorted(Counter(str(own.reason) for own in reasons if own.value is None).items())),
+        "undefined": ours.undefined(id, where),
         "by_density": {
             name: ours.mean(np.where(strata == name, values, math.nan))
             for name in DENSITY_STRATA
@@ -169,7 +184,7 @@ def _mean(values: Float[np.ndarray, " latent"]) -> float:
 def _with_interval(value: float, samples: Float[np.ndarray, " resample"], n: int) -> dict[str, Any]:
     """With the interval over the resamples in which there is a value, if those are nearly all."""
     defined = samples[np.isfinite(samples)]
-    ends = interval(defined) if n > 1 and len(defined) >= 0.9 * len(samples) else None
+    ends = interval(defined) if n >= LEAST_LATENTS and len(defined) >= 0.9 * len(samples) else None
     return {"value": None if math.isnan(value) else value} | ({} if ends is None else {"ci95": list(ends)}) | {"n": n}
 
 

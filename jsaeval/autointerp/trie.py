@@ -68,8 +68,9 @@ class Trie:
             else:
                 node.here = pattern
 
-    def matches(self, text: Int[np.ndarray, " position"], end: int) -> Iterator[Pattern]:
-        """All patterns that end at position `end` of a text that begins where the document does, shortest first."""
+    def matches(self, text: Int[np.ndarray, " position"], end: int, begins: bool = True) -> Iterator[Pattern]:
+        """All patterns that end at position `end` of a text, shortest first; those of the start of a document only if
+        the document `begins` where the text does."""
         states = [self._root]
         for position in range(end, -1, -1):
             token = int(text[position])
@@ -78,7 +79,7 @@ class Trie:
             for state in states:
                 if state.here is not None:
                     yield state.here
-                if position == 0 and state.at_start is not None:
+                if begins and position == 0 and state.at_start is not None:
                     yield state.at_start
             if not states:
                 return
@@ -91,11 +92,11 @@ class TrieRule:
         self.patterns, self._trie = tuple(patterns), Trie(patterns)
 
     def predict(
-        self, before: Int[np.ndarray, " earlier"], tokens: Int[np.ndarray, " position"]
+        self, before: Int[np.ndarray, " earlier"], tokens: Int[np.ndarray, " position"], begins: bool = True
     ) -> Float[np.ndarray, " position"]:
         text, found = np.concatenate([before, tokens]), np.zeros(len(tokens), np.float32)
         for i in range(len(tokens)):
-            matched = max(self._trie.matches(text, len(before) + i), key=_specificity, default=None)
+            matched = max(self._trie.matches(text, len(before) + i, begins), key=_specificity, default=None)
             found[i] = 0.0 if matched is None else matched.value
         return found
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer
 
 from jsaeval.autointerp.draws import uniform
 from jsaeval.autointerp.evidence import SPLITS, WINDOW, Split
@@ -23,7 +23,8 @@ class Windows:
         start: position of its first token.
         stop: position after its last token.
         document: number of its document.
-        first: position in the row at which the document begins.
+        first: position in the row at which its stretch of the document begins.
+        begins: whether the document begins there, too; if not, it has gone on from an earlier row.
         split: index in `SPLITS` of the split of its document.
         at: the window of each token; -1: none.
     """
@@ -33,6 +34,7 @@ class Windows:
     stop: Int[np.ndarray, " window"]
     document: Int[np.ndarray, " window"]
     first: Int[np.ndarray, " window"]
+    begins: Bool[np.ndarray, " window"]
     split: Int[np.ndarray, " window"]
     at: Int[np.ndarray, "row position"]
 
@@ -54,13 +56,15 @@ def cut_windows(rows: Rows, masks: Masks, seed: int = 0, shares: dict[Split, flo
     documents = _documents(rows, masks)
     n_rows, positions = documents.shape
     counted = np.asarray(masks.metric) & (documents >= 0)
-    begins = np.ones(documents.shape, bool)
-    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    heads = np.flatnonzero(begins)
+    changes = np.ones(documents.shape, bool)
+    changes[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    heads = np.flatnonzero(changes)
+    begins = np.zeros(len(heads), bool)
+    begins[np.unique(documents.ravel()[heads], return_index=True)[1]] = True
     flat = np.arange(documents.size)
     first = np.minimum.reduceat(np.where(counted.ravel(), flat, documents.size), heads)
     last = np.maximum.reduceat(np.where(counted.ravel(), flat, -1), heads)
-    heads, first, last = (own[last >= 0] for own in (heads, first, last))
+    heads, begins, first, last = (own[last >= 0] for own in (heads, begins, first, last))
 
     length = last - first + 1
     pieces = -(-length // WINDOW)
@@ -82,6 +86,7 @@ def cut_windows(rows: Rows, masks: Masks, seed: int = 0, shares: dict[Split, flo
         stop - row * positions,
         document,
         heads[stretch] - row * positions,
+        begins[stretch],
         split_of(document, seed, shares),
         at.reshape(n_rows, positions),
     )

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from jsaeval import processes
-from jsaeval.autointerp.evaluate import Asked, explain
+from jsaeval.autointerp.evaluate import Asked, Work, explain
 from jsaeval.cache import cache_dir, keep_programs
 from jsaeval.cli.explainers import tools
 from jsaeval.corpus.masks import MaskName, make_masks
@@ -24,7 +25,7 @@ from jsaeval.report.explanations import (
     explanations_to_json,
     show_explanations,
 )
-from jsaeval.report.latent_records import about_corpus, records_of, write_latents, write_records
+from jsaeval.report.latent_records import records_of, write_latents, write_records
 from jsaeval.report.page import page
 from jsaeval.report.progress import Progress
 from jsaeval.report.tidy import tidy
@@ -38,15 +39,16 @@ from jsaeval.run.section_folder import SectionFolder
 from jsaeval.run.stop import stop_signal
 
 
-ROWS = 256
+ROWS, LATENTS = 256, "50"
 
 
 @dataclass(frozen=True)
 class Explain:
     """Explain latents, predict their activations from the explanations alone, and score the predictions."""
 
-    latents: str = "50"
-    """How many, drawn from all densities alike; or which ("3,17,40-45"); or all."""
+    latents: str | None = None
+    """How many, drawn from all densities alike; or which: "3,17,40-45", of one alone "7,"; or all. Default: 50, or
+    those of --explanations."""
     explainer: Literal["n2g", "lookup", "llm", "file"] = "n2g"
     """Patterns of tokens; tables of tokens; a language model on a server; your own texts."""
     simulator: Literal["rule", "host", "server-logprobs", "server-json"] | None = None
@@ -107,15 +109,16 @@ _ELSEWHERE = ("out", "resume", "yes", "concurrency", "max_calls", "max_tokens", 
 
 
 def explain_command(command: Explain) -> int:
-    """Explain, print and write; returns the exit code.
+    """Explain, print and write; returns the exit code: 3 where no latent of an SAE could be scored.
 
     Raises:
         InputError: a flag, file, server or latent that cannot be meant.
     """
     if processes.launcher() is not None:
         raise InputError("jsaeval explain runs in one process; it uses all devices of its host")
-    if command.floor_latents < 0:
-        raise InputError(f"--floor-latents {command.floor_latents}: at least 0 is needed")
+    for name, least in (("floor_latents", 0), ("seed", 0), ("max_calls", 0), ("max_tokens", 0), ("concurrency", 1)):
+        if (value := getattr(command, name)) is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')} {value}: at least {least} is needed")
     names, notes = find_saes(command.sae or shipped(command.lm))
     identity = {key: value for key, value in vars(command).items() if value is not None and key not in _ELSEWHERE}
     folder = SectionFolder.claim(EXPLANATIONS, command.out, identity | {"sae": list(names)}, command.resume)
@@ -127,10 +130,11 @@ def explain_command(command: Explain) -> int:
         print(f"jsaeval: {said}; add --resume --out {folder.path} to go on", file=sys.stderr)
         return 143 if isinstance(stop, Stopped) else 130
     show_explanations(report, Console(width=None if sys.stdout.isatty() else 120))
-    places = places_of([own["sae"] for own in report["explanations"]["saes"]], LATENT_PAGES).values()
-    for made in (REPORT, PAGE, *(f"{place}/index.html" for place in places)):
+    places = places_of([own["sae"] for own in report["explanations"]["saes"]], LATENT_PAGES)
+    indices = [f"{places[own['sae']]}/index.html" for own in report["explanations"]["saes"] if own["latents"]]
+    for made in (REPORT, PAGE, *indices):
         print(folder.path / made)
-    return 0
+    return 0 if all(own["summary"]["latents"]["scored"] for own in report["explanations"]["saes"]) else 3
 
 
 def _measured(command: Explain, names: tuple[str, ...], notes: list[str], folder: SectionFolder) -> dict[str, Any]:
@@ -145,17 +149,21 @@ def _measured(command: Explain, names: tuple[str, ...], notes: list[str], folder
         saes, hook = saes_at_one_hook(names, command.hook, command.dtype, lm)
         folder.check_same(about_lm(lm), [(sae.card.sha256, hook.name) for sae in saes])
         saes = [sae.renamed(folder.name_of(sae.card.sha256, hook.name)) for sae in saes]
-        n_rows = command.rows or (ROWS if command.tokens is None else None)
+        n_rows = ROWS if command.rows is None and command.tokens is None else command.rows
         rows = open_rows(lm, command.corpus, command.tokens, n_rows, command.context)
         masks = make_masks(np.asarray(rows.tokens), card_of(lm).special_ids, rows.pad, command.metric_mask)
-        made = tools(command, lm, hook, mesh, folder.path / EXPLANATIONS.parts, progress)
-        folder.begin()
 
         def stop() -> None:
             if wanted():
                 raise Stopped
 
-        asked = Asked(command.latents, command.floor_latents, precision=command.precision, seed=command.seed)
+        def ready(work: Sequence[Work]) -> None:
+            made.confirm(work, command.yes)
+            folder.begin()
+
+        made = tools(command, lm, hook, mesh, folder.path / EXPLANATIONS.parts, progress, stop)
+        latents = command.latents or made.latents or LATENTS
+        asked = Asked(latents, command.floor_latents, precision=command.precision, seed=command.seed)
         found = explain(
             lm,
             saes,
@@ -166,14 +174,14 @@ def _measured(command: Explain, names: tuple[str, ...], notes: list[str], folder
             made.simulator,
             made.token_text,
             asked,
-            ready=lambda work: made.confirm(work, command.yes),
+            ready=ready,
             mesh=mesh,
             cache=cache_dir("evidence"),
             progress=progress,
             stop=stop,
         )
     settings = {"hook": hook.name, "corpus": rows.name, "rows": len(rows.tokens), "positions": rows.tokens.shape[1]}
-    settings |= {"latents": command.latents, "floor_latents": command.floor_latents, "seed": command.seed}
+    settings |= {"latents": latents, "floor_latents": command.floor_latents, "seed": command.seed}
     settings |= {"explainer": command.explainer, "simulator": made.simulator_name, "server": made.said()}
     settings |= {"metric_mask": command.metric_mask, "corpus_sha256": rows.sha256()}
     provenance = {"plan": folder.identity} | surroundings(lm, mesh, command.precision)
@@ -187,7 +195,7 @@ def _measured(command: Explain, names: tuple[str, ...], notes: list[str], folder
     section = {"explanations": {"settings": settings, "provenance": provenance, "saes": written}}
     made_of = {"lm": about_lm(lm), "saes": about, "provenance": provenance} | section
     write_records(folder.path, records)
-    write_latents(folder.path, records, about_corpus(made_of))
+    write_latents(folder.path, records, made_of)
     report = folder.write(made_of, explanations_frame(written))
     write_rendered(folder.path, page(report), tidy(report))
     return report

@@ -51,6 +51,7 @@ class Tools:
         simulator_name: which one it is.
         token_text: the text of a token id.
         server: that is asked, if one is.
+        latents: those of which a file holds texts, if it does; in the form of `--latents`.
     """
 
     explainer: MakeExplainer
@@ -58,6 +59,7 @@ class Tools:
     simulator_name: str
     token_text: Callable[[int], str]
     server: Server | None
+    latents: str | None
 
     def confirm(self, work: Sequence[Work], yes: bool) -> None:
         """Before the first call to a server: what there will be, and whether somebody wants it.
@@ -83,7 +85,15 @@ class Tools:
         return None if self.server is None else f"{self.server.name}: {self.server.summary()}"
 
 
-def tools(command: "Explain", lm: HostLM, hook: Hook, mesh: Mesh, kept: Path, progress: Progress) -> Tools:
+def tools(
+    command: "Explain",
+    lm: HostLM,
+    hook: Hook,
+    mesh: Mesh,
+    kept: Path,
+    progress: Progress,
+    stop: Callable[[], None],
+) -> Tools:
     """What the flags ask for.
 
     Args:
@@ -92,7 +102,8 @@ def tools(command: "Explain", lm: HostLM, hook: Hook, mesh: Mesh, kept: Path, pr
         hook: where.
         mesh: devices.
         kept: folder for explanations that are done.
-        progress: told of calls to a server.
+        progress: told of calls to a server, and of prompts.
+        stop: called between prompts; it may raise.
 
     Raises:
         InputError: flags that do not go together, no tokenizer where one is needed, or a server that cannot be asked.
@@ -101,25 +112,30 @@ def tools(command: "Explain", lm: HostLM, hook: Hook, mesh: Mesh, kept: Path, pr
     needs_words = command.explainer == "llm" or name != "rule"
     tokenizer = load_tokenizer(lm) if needs_words else _tokenizer(lm)
     text = token_texts(tokenizer)
+    texts = None if command.explanations is None else FileExplainer(Path(command.explanations))
     server = _server(command, name, progress)
 
     def explainer(sae: SAE, look_alike: str | None) -> Explainer | None:
         match command.explainer:
             case "n2g":
                 activate = LatentFunction(lm, sae, hook, mesh=mesh, precision=command.precision)
+                n2g = N2G(activate, text, seed=command.seed)
                 about = (look_alike or "", sae.card.sha256, card_of(lm).sha256, hook.name, metadata.version("jsaeval"))
-                return KeptExplainer(N2G(activate, text, seed=command.seed), kept, about)
+                settings = (n2g.seed, n2g.most, command.precision, command.dtype)
+                return KeptExplainer(n2g, kept, (*about, *map(str, settings)))
             case "lookup":
                 return Lookup(text)
             case "llm":
                 assert server is not None and tokenizer is not None
-                return LLMExplainer(server, tokenizer, command.prompt, Promoted(lm, sae, hook, text))
+                promoted = Promoted(lm, sae, hook, text) if command.prompt == "bricken" else None
+                return LLMExplainer(server, tokenizer, command.prompt, promoted)
             case "file":
                 assert command.explanations is not None
                 return None if look_alike else FileExplainer(Path(command.explanations), sae.d_sae)
 
-    simulator = _simulator(name, command, lm, tokenizer, mesh, server, progress)
-    return Tools(explainer, simulator, name, text, server)
+    simulator = _simulator(name, command, lm, tokenizer, mesh, server, progress, stop)
+    latents = None if texts is None else ",".join(map(str, sorted(texts.texts))) + ","
+    return Tools(explainer, simulator, name, text, server, latents)
 
 
 @dataclass(frozen=True)
@@ -160,6 +176,7 @@ def _simulator(
     mesh: Mesh,
     server: Server | None,
     progress: Progress,
+    stop: Callable[[], None],
 ) -> Simulator:
     if name == "rule":
         return RuleSimulator()
@@ -167,7 +184,8 @@ def _simulator(
     if name == "host":
         host = lm if command.simulator_lm is None else load_lm(command.simulator_lm, command.dtype, mesh)
         own = load_tokenizer(host)
-        return HostSimulator(host, own, tokenizer, mesh=mesh, precision=command.precision, progress=progress)
+        how = {"mesh": mesh, "precision": command.precision, "progress": progress, "stop": stop}
+        return HostSimulator(host, own, tokenizer, **how)
     assert server is not None
     return (LogprobSimulator if name == "server-logprobs" else JSONSimulator)(server, tokenizer)
 

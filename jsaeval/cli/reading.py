@@ -12,7 +12,7 @@ from jsaeval.cli.files import check_file, write_json
 from jsaeval.errors import InputError
 from jsaeval.report.compared import compared, show_compared
 from jsaeval.report.describe import describe
-from jsaeval.report.latent_records import about_corpus, read_records, write_feature_data, write_latents
+from jsaeval.report.latent_records import read_records, write_feature_data, write_latents
 from jsaeval.report.page import page
 from jsaeval.report.saebench import Written, write_saebench
 from jsaeval.report.tidy import tidy
@@ -81,7 +81,7 @@ def report(command: Report) -> int:
         return 0
     made = read_report(folder)
     if "explanations" in made:
-        write_latents(folder, read_records(folder), about_corpus(made))
+        write_latents(folder, read_records(folder), made)
     write_rendered(folder, page(made), tidy(made))
     print(folder / PAGE)
     return 0
@@ -91,7 +91,7 @@ def _saedashboard(folder: Path) -> Written:
     made = read_report(folder)
     if "explanations" not in made:
         raise InputError(f"{folder}: holds no explanations; jsaeval explain --out {folder} makes them")
-    return write_feature_data(folder, read_records(folder), about_corpus(made))
+    return write_feature_data(folder, read_records(folder), made)
 
 
 def show(command: Show) -> int:

@@ -52,7 +52,8 @@ METRICS = (
         "simulation_likelihood_skill",
         "share",
         "higher",
-        "1 − NLL / NLL₀ of levels min(10, ⌊10 a / max a⌋): under the simulator, and under how often each level is seen",
+        "1 − NLL / NLL₀ of levels min(h, ⌊10 a / max a⌋), h = 10, or 9 where the simulator knows no 10: under the "
+        "simulator, and under how often each level is seen",
         "proposal of this package",
     ),
     _metric("firing_precision", "share", "higher", "P(a ≠ 0 given that s fires) on random text", _GAO),

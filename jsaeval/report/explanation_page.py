@@ -46,15 +46,16 @@ def _sae(own: dict[str, Any], id: str, pages: str) -> dict[str, Any]:
     return {
         "id": id,
         "name": own["sae"],
-        "index": f"{pages}/index.html",
+        "index": f"{pages}/index.html" if own["latents"] else None,
         "answers": {
             "Can activations be predicted from what was said?": list(_answers(summary)),
-            "By what right?": list(_grounds(main)),
-            "Of which latents?": list(_kinds(summary)),
+            "By what right?": list(_grounds(main)) if summary["latents"]["scored"] else [],
+            "Of which latents?": list(_kinds(summary)) if summary["latents"]["scored"] else [],
         },
         "reasons": summary["latents"]["reasons"],
         "floors": [
-            {"name": FLOORS[name], "metric": floor, "difference": floor["difference"]}
+            {"name": FLOORS[name], "failed": summary["floors"][name]["failed"], "metric": floor}
+            | {"difference": floor["difference"]}
             | {"verdict": verdict(HEADLINE, floor["difference"])}
             for name, floor in main["floors"].items()
         ],
@@ -71,12 +72,15 @@ def _sae(own: dict[str, Any], id: str, pages: str) -> dict[str, Any]:
 def _answers(summary: dict[str, Any]) -> Iterator[str]:
     main = summary["scores"][HEADLINE]["all"]
     yield outcome(summary["latents"]) + "."
-    if main["value"] is None:
+    if main["value"] is None or not summary["latents"]["scored"]:
         return
     yield (
-        f"{percent(main['value'])} of the variance of activations stays unexplained "
+        f"{percent(main['value'])} of the variance of activations in the examples stays unexplained "
         f"({HEADLINE} {number(main['value'])} {interval(main)}; 100 %: no better than the mean)."
     )
+    weighted = summary["scores"][HEADLINE]["importance"]
+    shown = f"{number(weighted['value'])} {interval(weighted)}"
+    yield f"Weighted to stand for the text, in which a latent is mostly silent: {shown}."
     below, above = main["quartiles"]
     yield f"The middle half of the latents lies between {number(below)} and {number(above)}."
 

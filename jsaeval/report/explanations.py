@@ -75,12 +75,15 @@ def explanations_frame(made: Sequence[dict[str, Any]]) -> pd.DataFrame:
         for own in made
         for line in own["latents"]
     ]
-    return pd.DataFrame(lines).astype(dict.fromkeys(WHERE, "float64"))
+    columns = ("sae", "dictionary", "latent", "density", "explainer", "text", "problem", "error", *WHERE)
+    return pd.DataFrame(lines, columns=list(columns)).astype(dict.fromkeys(WHERE, "float64"))
 
 
 def explanation_metrics(summary: dict[str, Any]) -> dict[str, Any]:
-    """The headline of each score as a metric of the report."""
-    out = {}
+    """The headline of each score as a metric of the report; nothing where no latent was scored."""
+    out: dict[str, Any] = {}
+    if not summary["latents"]["scored"]:
+        return out
     for id, own in scores_of(summary):
         metric = REGISTRY[id]
         about = {"n": own["n"], "axis": metric.axis, "unit": metric.unit, "direction": metric.direction}
@@ -96,8 +99,8 @@ def scores_of(summary: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def verdict(id: str, difference: dict[str, Any]) -> str:
-    """Whether a value is better than a floor, from the interval of their difference."""
-    return _VERDICTS[wins(REGISTRY[id].direction, difference.get("ci95"))] if difference["n"] else ""
+    """Whether a value is better than a floor, from the interval of their difference; nothing without one."""
+    return _VERDICTS[wins(REGISTRY[id].direction, difference["ci95"])] if difference.get("ci95") else ""
 
 
 def outcome(latents: dict[str, Any]) -> str:
@@ -108,7 +111,8 @@ def outcome(latents: dict[str, Any]) -> str:
         "failed": latents["failed"],
     }
     why = [f"{count} {name}" for name, count in left_out.items() if count]
-    return f"{latents['scored']} of {latents['asked']} latents scored" + (f" ({', '.join(why)})" if why else "")
+    said = f"{latents['scored']} of {latents['asked']} latents scored" + (f" ({', '.join(why)})" if why else "")
+    return said + (f"; the simulator failed on {lost:,} examples" if (lost := latents["failed_examples"]) else "")
 
 
 def show_explanations(report: dict[str, Any], console: Console) -> None:
@@ -116,7 +120,7 @@ def show_explanations(report: dict[str, Any], console: Console) -> None:
     made = report["explanations"]
     settings = made["settings"]
     console.print(
-        f"[bold]{report['lm']['name']}[/bold] on {settings['corpus']}: {settings['rows']} rows of "
+        f"[bold]{escape(report['lm']['name'])}[/bold] on {escape(settings['corpus'])}: {settings['rows']} rows of "
         f"{settings['positions']} positions, {settings['hook']}; explainer {settings['explainer']}, simulator "
         f"{settings['simulator']}",
         soft_wrap=True,
@@ -127,9 +131,12 @@ def show_explanations(report: dict[str, Any], console: Console) -> None:
         console.print(f"[bold]{escape(own['sae'])}[/bold]: {outcome(summary['latents'])}", soft_wrap=True)
         for why, count in summary["latents"]["reasons"].items():
             console.print(f"  {count} × {escape(why)}", style="dim", soft_wrap=True)
-        console.print(_floors(summary))
-        console.print()
-        console.print(_scores(summary))
+        if summary["latents"]["scored"]:
+            console.print(_floors(summary))
+            console.print()
+            console.print(_scores(summary))
+        if made["settings"]["server"]:
+            console.print(escape(made["settings"]["server"]), style="dim", soft_wrap=True)
     console.print(f"\n{made['provenance']['wall_s']:.0f} s in all.")
 
 
@@ -140,7 +147,9 @@ def _floors(summary: dict[str, Any]) -> RichTable:
     for name, floor in own["floors"].items():
         difference = floor["difference"]
         gap = f"{escape(interval(difference))} {verdict(HEADLINE, difference)}" if "ci95" in difference else ""
-        table.add_row(f"  {escape(FLOORS[name])}", number(floor["value"]), escape(interval(floor)), gap)
+        failed = summary["floors"][name]["failed"]
+        label = FLOORS[name] + (f" ({failed} failed)" if failed else "")
+        table.add_row(f"  {escape(label)}", number(floor["value"]), escape(interval(floor)), gap)
     for name, title in POPULATIONS.items():
         if name != "all":
             part = summary["scores"][HEADLINE][name]
@@ -151,12 +160,12 @@ def _floors(summary: dict[str, Any]) -> RichTable:
 
 
 def _scores(summary: dict[str, Any]) -> RichTable:
-    table = _table("companion", "value", "95 % interval", FLOORS["token"], "explanations − it")
+    table = _table("companion", "value", "95 % interval", "N", FLOORS["token"], "explanations − it")
     for id, own in scores_of(summary):
         if id == HEADLINE:
             continue
         floor = own["floors"].get("token")
-        cells = [f"  {id} {BETTER[REGISTRY[id].direction]}", number(own["value"]), escape(interval(own))]
+        cells = [f"  {id} {BETTER[REGISTRY[id].direction]}", number(own["value"]), escape(interval(own)), str(own["n"])]
         if floor is not None:
             difference = floor["difference"]
             gap = f"{escape(interval(difference))} {verdict(id, difference)}" if "ci95" in difference else ""
@@ -168,6 +177,6 @@ def _scores(summary: dict[str, Any]) -> RichTable:
 def _table(*names: str) -> RichTable:
     table = RichTable(box=None, pad_edge=False, header_style="dim")
     for name in names:
-        right = name in ("value", FLOORS["token"])
+        right = name in ("value", "N", FLOORS["token"])
         table.add_column(escape(name), justify="right" if right else "left", no_wrap=True)
     return table

@@ -32,6 +32,28 @@ from jsaeval.lm.tokenizer import TextTokenizer
 
 
 FLOORS = {"random_sae": "random SAE", "neurons": "neurons"}
+KEYS = frozenset(
+    (
+        "latent",
+        "sae",
+        "hook",
+        "floor",
+        "density",
+        "fires",
+        "n_tokens",
+        "largest",
+        "mean_active",
+        "histogram",
+        "logits",
+        "neighbours",
+        "explanation",
+        "simulator",
+        "problem",
+        "examples",
+        "scores",
+        "floors",
+    )
+)
 Scores = Mapping[str, Mapping[str, float | None]]
 
 

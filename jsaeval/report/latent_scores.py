@@ -11,6 +11,7 @@ from jsaeval.report.numbers import number
 _FLOORS = {"empty": "empty", "another": "another's", "constant": "constant", "token": "token"}
 # Of examples; the first that has a score is where its floors are, too. "own": scores that say what they look at.
 _GROUPS = ("all", "own", "top", "interval", "random", "importance")
+_HEADLINES = ("all", "own")
 _ARROWS = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better")}
 
 
@@ -44,7 +45,10 @@ def beats_floors(record: Mapping[str, Any], id: str) -> bool:
 
 
 def score_table(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Rows and columns of the table of scores; groups and floors that have none are left out."""
+    """Rows and columns of the table of scores; groups and floors that have none are left out.
+
+    Floors stand behind the `first` groups, which they are floors of.
+    """
     scores, floors = record["scores"], record["floors"]
     groups = [*(name for name in _GROUPS if scores.get(name)), *(name for name in scores if name not in _GROUPS)]
     against = [
@@ -60,7 +64,8 @@ def score_table(record: Mapping[str, Any]) -> dict[str, Any]:
         if beats_floors(record, id):
             rows[-1]["best"] = next(i for i, name in enumerate(groups) if id in scores[name])
         rows[-1]["floors"] = [_cell(floors[name], id) for name in against]
-    return {"groups": groups, "against": [_FLOORS.get(name, name) for name in against], "rows": rows}
+    first = sum(name in _HEADLINES for name in groups)
+    return {"groups": groups, "first": first, "against": [_FLOORS.get(name, name) for name in against], "rows": rows}
 
 
 def _cell(values: Mapping[str, float | None], id: str) -> str:

@@ -47,7 +47,13 @@ def interpretability(sae: dict[str, Any]) -> Iterator[str]:
             f"The best single latent reads the labels of {metrics['probe_loss']['n']} tasks off a text with a loss of "
             f"{_measured(metrics['probe_loss'])} nats; what stands beside it is under Probes."
         )
-    else:
+    if "activation_prediction_loss" in metrics:
+        loss = metrics["activation_prediction_loss"]
+        yield (
+            f"Predictions from explanations of {loss['n']} latents miss {percent(loss['value'])} of the variance of "
+            f"their activations ({_measured(loss)}); what stands beside it is under Explanations."
+        )
+    if not {"probe_loss", "activation_prediction_loss"} & metrics.keys():
         yield (
             "Sparsity is all that was measured on this side: no probe, explanation or human rating says here whether a "
             "latent means something to people."
@@ -87,8 +93,11 @@ def grounds(report: dict[str, Any], sae: dict[str, Any]) -> Iterator[str]:
             "same size (1: as harmless as noise)."
         )
     rows, n = report["corpus"]["rows"], report["masks"]["metric_tokens"]
+    resampled = {"probe_loss": "texts for probes", "activation_prediction_loss": "latents for explanations"}
+    there = [what for id, what in resampled.items() if id in sae["metrics"]]
+    others = f" (over {' and '.join(there)})" if there else ""
     few = " That is little text: read the intervals, not the digits." if rows < FEW_ROWS else ""
-    yield f"Measured on {n:,} tokens in {rows} rows; intervals are 95 %, from a bootstrap over rows.{few}"
+    yield f"Measured on {n:,} tokens in {rows} rows; intervals are 95 %, from a bootstrap over rows{others}.{few}"
     if not verdicts:
         yield "The run had no controls, so nothing says how a dictionary without training would do."
 

@@ -72,10 +72,17 @@ class SectionFolder:
         return next((sae["name"] for sae in saes if "error" not in sae and which(sae) == (sha256, hook)), None)
 
     def begin(self) -> None:
-        """Make it, and say what it is for."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with atomic(self.path / self.section.plan) as temporary:
-            temporary.write_text(tomli_w.dumps(self.identity), encoding="utf-8")
+        """Make it, and say what it is for.
+
+        Raises:
+            InputError: it cannot be written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with atomic(self.path / self.section.plan) as temporary:
+                temporary.write_text(tomli_w.dumps(self.identity), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--out {self.path}: cannot be written to ({error.strerror})") from None
 
     def write(self, made: dict[str, Any], table: pd.DataFrame) -> dict[str, Any]:
         """Write the table and, last, the report; returns it. What was kept to go on from goes.

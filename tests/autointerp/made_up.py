@@ -1,5 +1,6 @@
 """Latents that are rules somebody wrote down, in random text: what an explainer should find is known."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,6 +16,15 @@ Rule = Callable[[np.ndarray], np.ndarray]
 def documents(n: int, seed: int = 0) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     return [rng.integers(0, VOCAB, rng.integers(10, WINDOW + 1)).astype(np.int32) for _ in range(n)]
+
+
+def in_rows(texts: Sequence[np.ndarray]) -> list[tuple[int, slice]]:
+    """(number of the document, its tokens) of each stretch in a row: every tenth document goes on in a second row."""
+    out = []
+    for i, text in enumerate(texts):
+        ends = [0, len(text) // 2, len(text)] if i % 10 == 0 else [0, len(text)]
+        out += [(i, slice(*both)) for both in itertools.pairwise(ends)]
+    return out
 
 
 def shifted(text: np.ndarray, by: int) -> np.ndarray:
@@ -54,20 +64,22 @@ def activate(rules: dict[int, Rule]):
 
 
 def evidence_of(latent: int, rule: Rule, texts: Sequence[np.ndarray], per_kind: int = 16, seed: int = 0) -> Evidence:
-    """Evidence from documents of one window each, split by their number."""
+    """Evidence from documents split by their number; each stretch in a row is one window."""
     rng = np.random.default_rng((seed, latent))
-    found = [rule(text) for text in texts]
+    rows = in_rows(texts)
+    found = [rule(texts[document])[span] for document, span in rows]
     largest = max(own.max() for own in found)
     examples, strata = {}, {}
     for k, split in enumerate(SPLITS):
-        own = [i for i in range(len(texts)) if (i % 4 in (0, 3)) == (k == 0) and (k == 0 or i % 4 == k)]
+        own = [i for i, (n, _) in enumerate(rows) if (n % 4 in (0, 3)) == (k == 0) and (k == 0 or n % 4 == k)]
         interval = {i: int(np.ceil(found[i].max() / largest * INTERVALS)) if largest > 0 else 0 for i in own}
         strata[split] = np.bincount(list(interval.values()), minlength=INTERVALS + 1)
 
         def example(kind, i, focus=None, interval=interval):
             focus = int(found[i].argmax()) if focus is None else focus
-            a = found[i].astype(np.float32)
-            return Example(kind, interval[i], i, i, 1, np.zeros(0, np.int32), texts[i], a, focus)
+            a, (document, span) = found[i].astype(np.float32), rows[i]
+            nothing, begins = np.zeros(0, np.int32), span.start == 0
+            return Example(kind, interval[i], document, i, 1, nothing, texts[document][span], a, focus, begins)
 
         firing = [i for i in own if interval[i]]
         top = sorted(firing, key=lambda i: -found[i].max())[:per_kind]
@@ -79,7 +91,8 @@ def evidence_of(latent: int, rule: Rule, texts: Sequence[np.ndarray], per_kind: 
             *(example("random", int(i)) for i in random),
         )
         if split == "explain":
-            table = token_table(np.concatenate([texts[i] for i in own]), np.concatenate([found[i] for i in own]))
+            tokens = np.concatenate([texts[document][span] for document, span in map(rows.__getitem__, own)])
+            table = token_table(tokens, np.concatenate([found[i] for i in own]))
     every = np.concatenate(found)
     counts, edges = np.histogram(every[every > 0], 10, (0, max(largest, 1.0)))
     mean = float(every[every > 0].mean()) if (every > 0).any() else 0.0
@@ -92,13 +105,16 @@ def token_table(tokens: np.ndarray, activations: np.ndarray) -> TokenTable:
     seen = np.array([(tokens == i).sum() for i in ids], np.int64)
     fires = np.array([((tokens == i) & (activations > 0)).sum() for i in ids], np.int64)
     mean = np.array([activations[tokens == i].mean() for i in ids], np.float64)
-    return TokenTable(ids, seen, fires, mean, float(activations.mean()))
+    return TokenTable(ids, seen, fires, mean, float(activations.mean()), len(tokens))
 
 
 def precision_and_recall(rule, truth: Rule, texts: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Of firing, over all tokens of these documents."""
-    nothing = np.zeros(0, np.int32)
-    said = np.concatenate([rule.predict(nothing, text) for text in texts]) > 0
+    """Of firing, over all tokens: precision in rows, where some documents go on; recall in whole documents.
+
+    A row does not show what stands at the end of the row before, so there no rule can find all of it.
+    """
+    nothing, rows = np.zeros(0, np.int32), in_rows(texts)
+    in_row = np.concatenate([rule.predict(nothing, texts[i][span], span.start == 0) for i, span in rows]) > 0
+    whole = np.concatenate([rule.predict(nothing, text) for text in texts]) > 0
     true = np.concatenate([truth(text) for text in texts]) > 0
-    both = (said & true).sum()
-    return float(both / max(1, said.sum())), float(both / max(1, true.sum()))
+    return float((in_row & true).sum() / max(1, in_row.sum())), float((whole & true).sum() / max(1, true.sum()))

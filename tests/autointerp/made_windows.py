@@ -20,6 +20,7 @@ def example(activations, kind="random", document=0, start=0, interval=None, toke
         tokens=np.arange(len(a)) if tokens is None else np.asarray(tokens),
         activations=a,
         focus=int(a.argmax()) if focus is None else focus,
+        begins=True,
     )
 
 
@@ -29,7 +30,7 @@ def evidence(calibrate, score=None, latent=0, density=0.01, strata=None, explain
     fires = round(density * n)
     edges = np.linspace(0, 1, 11)
     statistics = Statistics(n, fires, 1.0, 0.5, edges, np.full(10, fires // 10))
-    table = TokenTable(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), 0.0)
+    table = TokenTable(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), 0.0, 0)
     examples = {
         "explain": tuple(explain),
         "calibrate": tuple(calibrate),
@@ -63,10 +64,11 @@ def random_evidence(seed=0, latent=0, n=12, width=8, density=0.01, share=0.3):
     return evidence(some(0), some(1000), latent, density)
 
 
-def simulate(evidence, predict, levels=None):
-    """A simulation whose values are `predict(example)`, with `levels(example)`."""
+def simulate(evidence, predict, levels=None, highest=10):
+    """A simulation whose values are `predict(example)`, with `levels(example)` up to `highest`."""
     splits = "calibrate", "score"
     values = {split: [np.asarray(predict(e), np.float32) for e in evidence.examples[split]] for split in splits}
     if levels is None:
         return Simulation(values)
-    return Simulation(values, {split: [levels(e) for e in evidence.examples[split]] for split in splits})
+    given = {split: [levels(e) for e in evidence.examples[split]] for split in splits}
+    return Simulation(values, given, highest=highest)

@@ -32,12 +32,12 @@ class ReleasedRule:
         node[LEAF] = value
 
     def predict(
-        self, before: Int[np.ndarray, " earlier"], tokens: Int[np.ndarray, " position"]
+        self, before: Int[np.ndarray, " earlier"], tokens: Int[np.ndarray, " position"], begins: bool = True
     ) -> Float[np.ndarray, " position"]:
         text = [self.names(int(i)) for i in (*before, *tokens)]
-        return np.array([self._at(text, i) for i in range(len(before), len(text))], np.float32)
+        return np.array([self._at(text, i, begins) for i in range(len(before), len(text))], np.float32)
 
-    def _at(self, text: list[str], end: int) -> float:
+    def _at(self, text: list[str], end: int, begins: bool) -> float:
         node = self.trie
         for position in range(end, -1, -1):
             node = node.get(text[position], node.get(WILDCARD))
@@ -45,7 +45,7 @@ class ReleasedRule:
                 return 0.0
             if LEAF in node:
                 return node[LEAF]
-            if position == 0 and START in node:
+            if begins and position == 0 and START in node:
                 return node[START][LEAF]
         return 0.0
 

@@ -71,7 +71,7 @@ def test_levels_by_hand():
                 assert levels.shape == (len(own.tokens), 11) and (levels[:, 10] == 0).all()
                 np.testing.assert_allclose(levels[:, :10], p, rtol=1e-4)
                 np.testing.assert_allclose(simulation.values[split][k], p @ np.arange(10), rtol=1e-4)
-        assert simulation.mass == pytest.approx(np.mean(masses), rel=1e-4)
+        assert simulation.mass == pytest.approx(np.mean(masses), rel=1e-4) and simulation.highest == 9
     assert not np.allclose(said.values["score"][0], empty.values["score"][0], rtol=1e-3)
 
 

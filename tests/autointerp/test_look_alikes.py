@@ -44,7 +44,7 @@ def test_they_fire_as_often_as_the_sae():
     np.testing.assert_allclose(z[z > 0], deviation[z > 0], atol=1e-5)
     assert deviation[z == 0].max() <= z[z > 0].min() + 1e-5
     # More cannot fire than are above the mean.
-    dense = look_alikes.look_alikes(tiny_sae(d_sae=400), Sample(x, 1.0))[NEURONS]
+    dense = look_alikes.coordinates(jnp.float32(99.0), jnp.asarray(x.mean(axis=0)), jnp.asarray(x))
     assert np.asarray(dense.threshold).max() == 0
 
 

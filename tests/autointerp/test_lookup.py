@@ -14,15 +14,15 @@ from jsaeval.autointerp.trie import Pattern
 NAMES = {1: " oil", 2: " price", 3: "\n", 4: " New", 5: " York", 6: "\ufffd", 7: "a"}
 
 
-def example(tokens, activations, interval=1, before=(), row=0):
+def example(tokens, activations, interval=1, before=(), row=0, begins=True):
     tokens, activations = np.array(tokens, np.int32), np.array(activations, np.float32)
-    return Example("random", interval, row, row, 1, np.array(before, np.int32), tokens, activations, 0)
+    return Example("random", interval, row, row, 1, np.array(before, np.int32), tokens, activations, 0, begins)
 
 
 @pytest.fixture
 def evidence():
     """Token 1 is seen ten times and fires twice, 2 fires always. Two pairs in three examples, one of them 9 windows."""
-    table = TokenTable(np.array([1, 2]), np.array([10, 4]), np.array([2, 4]), np.array([0.5, 3.0]), 0.1)
+    table = TokenTable(np.array([1, 2]), np.array([10, 4]), np.array([2, 4]), np.array([0.5, 3.0]), 0.1, 60)
     examples = (
         example([7, 1, 2], [0, 4, 3], interval=5),
         example([7, 1, 7], [0, 0, 0], interval=0, row=1),
@@ -38,6 +38,10 @@ def test_pairs_by_hand(evidence):
     assert means[7, 1] == pytest.approx((2 * (4 * 1 + 0 * 9) / 10 + 2 * 0.5) / 4)
     assert means[1, 2] == pytest.approx(3) and means[NO_TOKEN, 1] == pytest.approx(2 * 0.5 / 3)
     assert len(means) == 3
+    # In a row in which a document goes on nobody knows what stands before.
+    going_on = dataclasses.replace(evidence.examples["explain"][2], begins=False)
+    other = dataclasses.replace(evidence, examples={"explain": (*evidence.examples["explain"][:2], going_on)})
+    assert means.keys() - pair_means(other, {1: 0.5, 2: 3.0}).keys() == {(NO_TOKEN, 1)}
 
 
 def test_what_they_predict(evidence):
@@ -47,6 +51,7 @@ def test_what_they_predict(evidence):
     # Pairs back off to the token: (9, 1) was never seen.
     np.testing.assert_allclose(pairs.rule.predict(np.zeros(0, np.int32), text), [1 / 3, 3, 0, 0.5], atol=1e-6)
     np.testing.assert_allclose(pairs.rule.predict(np.array([7], np.int32), text)[:1], [0.45], atol=1e-6)
+    np.testing.assert_allclose(pairs.rule.predict(np.zeros(0, np.int32), text, False)[:1], [0.5])
     assert tokens.text == 'mean activation at "␣price" 3 (4 of 4), "␣oil" 0.5 (2 of 10)'
     assert pairs.text.startswith(tokens.text) and '"␣oil␣price" 3, "a␣oil" 0.45, "␣oil" first in a' in pairs.text
     assert (pairs.explainer, tokens.explainer, pairs.latent) == ("lookup", "token", 3)

@@ -42,7 +42,7 @@ RULES = {
     "token after any after token": following(9, None, 10),
     "any token after token": following(11, None),
     "any token two after token": following(11, None, None),
-    "two contexts of one token": either(following(1, 2, 3), following(4, None, 3)),
+    "two contexts of one token": either(following(2, 3), following(4, None, 3)),
     "first of a document": first,
     "third of a document": lambda text: np.where(np.arange(len(text)) == 2, 4.0, 0.0),
     "token first of a document": lambda text: np.where(text < 4, first(text), 0.0),
@@ -127,6 +127,15 @@ def test_what_happens_only_without_bos_is_not_learnt(corpus):
     assert released.predict(np.zeros(0), np.array([3, 4])).tolist() == [9, 0]
     (explanation,) = explained({0: bigram}, corpus)
     assert explanation.rule.predict(np.zeros(0, np.int32), np.array([3, 4], np.int32)).tolist() == [0, 0]
+
+
+def test_what_happens_at_the_head_of_a_row_is_not_the_start_of_a_document(corpus):
+    """The latent fires at the first token of a text; the evidence is of rows in which documents go on."""
+    evidence = evidence_of(0, first, corpus)
+    going_on = [dataclasses.replace(own, begins=False) for own in evidence.of("explain")]
+    evidence = dataclasses.replace(evidence, examples=evidence.examples | {"explain": tuple(going_on)})
+    (explanation,) = N2G(activate({0: first}), name_of).explain([evidence])
+    assert explanation.rule is None
 
 
 def test_calls_do_not_grow_with_latents(corpus):

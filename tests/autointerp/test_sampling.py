@@ -49,6 +49,7 @@ def test_examples_show_what_is_there(made):
                 before = np.flatnonzero(rows.documents[example.row] == example.document)
                 before = rows.tokens[example.row, before[before < example.start]]
                 np.testing.assert_array_equal(example.before, before)
+                assert example.begins == (example.document not in rows.documents[: example.row])
                 peak = example.activations.max()
                 assert example.interval == int(np.ceil(peak / largest * INTERVALS)) if peak else example.interval == 0
                 if example.kind == "active":
@@ -113,6 +114,7 @@ def test_statistics_and_token_table(made):
         tokens, values = rows.tokens[explain], z[..., own.latent][explain].astype(np.float64)
         np.testing.assert_array_equal(own.tokens.ids, np.unique(tokens[values > 0]))
         np.testing.assert_allclose(own.tokens.overall, values.mean(), rtol=1e-12)
+        assert own.tokens.n_tokens == len(values) and own.tokens.density == (values > 0).mean()
         for i, token in enumerate(own.tokens.ids):
             there = values[tokens == token]
             assert (own.tokens.seen[i], own.tokens.fires[i]) == (len(there), (there > 0).sum())

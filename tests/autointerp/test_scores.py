@@ -194,13 +194,23 @@ def test_likelihood_skill_by_hand():
     assert values(found, "all")["simulation_likelihood_skill"] == pytest.approx(1 - np.log(11) / floor, abs=1e-9)
 
 
-def test_levels_where_ten_is_never_said():
+def test_levels_of_a_simulator_that_knows_no_ten():
     """A tokenizer that splits "10": ten levels, of which the last is everything above 0.9 of the largest."""
     made = evidence([example([0, 0, 0.5, 1], "top", 0)], [example([0, 0.3, 0, 2], "top", 10)])
     p = np.pad(np.eye(10)[[0, 1, 0, 9]], [(0, 0), (0, 1)])
-    found = score(simulate(made, measures_of(p), lambda e: p), made)
+    found = score(simulate(made, measures_of(p), lambda e: p, highest=9), made)
     floor = -np.log([3 / 14, 1 / 14, 3 / 14, 2 / 14]).mean()
     said = -np.log(1 - measures.SMOOTHING * 0.9)
+    assert values(found, "all")["simulation_likelihood_skill"] == pytest.approx(1 - said / floor, abs=1e-9)
+
+
+def test_a_simulator_that_knows_ten_and_never_says_it_is_wrong_about_it():
+    made = evidence([example([0, 0, 0.5, 1], "top", 0)], [example([0, 0.3, 0, 2], "top", 10)])
+    p = np.eye(11)[[0, 1, 0, 9]]
+    found = score(simulate(made, measures_of(p), lambda e: p), made)
+    floor = -np.log([3 / 15, 1 / 15, 3 / 15, 2 / 15]).mean()
+    rest = measures.SMOOTHING / 11
+    said = -np.log([1 - 10 * rest] * 3 + [rest]).mean()
     assert values(found, "all")["simulation_likelihood_skill"] == pytest.approx(1 - said / floor, abs=1e-9)
 
 
@@ -233,6 +243,16 @@ def test_failed_examples_are_left_out_and_counted():
     assert nan == [e.document in gone for e in made.of("score")]
     none = score(simulate(made, lambda e: np.full(8, np.nan)), made)
     assert none.error == "the simulator failed on every example" and none.failed_examples == 96
+
+
+@pytest.mark.parametrize("split", ["calibrate", "score"])
+def test_a_split_without_an_example_left_is_a_failure(split):
+    """Else the latent would leave the mean, for want of something to calibrate on."""
+    made = random_evidence()
+    gone = {e.document for e in made.of(split)}
+    found = score(simulate(made, lambda e: np.full(8, np.nan) if e.document in gone else e.activations), made)
+    assert found.error == f"the simulator failed on every example of the split {split}"
+    assert not found.values and found.failed_examples == 48
 
 
 def test_problems_and_errors_are_told_apart():

@@ -82,12 +82,18 @@ def test_differences_from_floors_on_the_same_latents_are_paired():
 
 
 def test_a_pair_needs_both():
+    """A floor that failed has no loss: with one of 1 it would be beaten by whatever was said of the latent."""
     ours, floor = [scored(0, 0.2), scored(1, 0.4), failed(2)], [scored(0, 1.0), failed(1), scored(2, 0.5)]
     own = summarise(ours, {"empty": floor})["scores"][LOSS]["all"]["floors"]["empty"]
-    assert own["difference"]["n"] == 3 and own["difference"]["value"] == pytest.approx((-0.8 - 0.6 + 0.5) / 3)
+    assert own["difference"]["n"] == 2 and own["difference"]["value"] == pytest.approx((-0.8 + 0.5) / 2)
+    assert own["n"] == 2 and own["value"] == pytest.approx(0.75) and own["undefined"] == {"timed out after 30 s": 1}
     floor[0] = scored(0, None, reason="no examples")
     own = summarise(ours, {"empty": floor})["scores"][LOSS]["all"]["floors"]["empty"]
-    assert own["difference"]["n"] == 2 and own["difference"]["value"] == pytest.approx((-0.6 + 0.5) / 2)
+    assert own["difference"]["n"] == 1 and own["difference"]["value"] == pytest.approx(0.5)
+    assert own["undefined"] == {"no examples": 1, "timed out after 30 s": 1}
+    # Look-alikes are explained as the SAE is, and their failures count as its own do.
+    alike = summarise(ours, others={"random_sae": floor})["scores"][LOSS]["all"]["floors"]["random_sae"]
+    assert alike["n"] == 2 and alike["value"] == pytest.approx(0.75) and alike["undefined"] == {"no examples": 1}
 
 
 def test_other_dictionaries_are_resampled_independently():
@@ -101,6 +107,16 @@ def test_other_dictionaries_are_resampled_independently():
     # The same numbers as another dictionary: as far apart as independent samples are.
     same = summarise(ours, others={"neurons": ours})["scores"][LOSS]["all"]["floors"]["neurons"]["difference"]
     assert same["value"] == 0 and same["ci95"][1] - same["ci95"][0] > 0.02
+
+
+def test_few_latents_have_no_intervals():
+    few, enough = [scored(i, 0.1 * i) for i in range(4)], [scored(i, 0.1 * i) for i in range(5)]
+    for ours, floor, there in ((few, few, False), (enough, enough, True)):
+        own = summarise(ours, {"token": floor})["scores"][LOSS]["all"]
+        assert ("ci95" in own) == ("ci95" in own["floors"]["token"]["difference"]) == there
+    for ours, other, there in ((few, enough, False), (enough, few, False), (enough, enough, True)):
+        own = summarise(ours, others={"neurons": other})["scores"][LOSS]["all"]["floors"]["neurons"]
+        assert own["difference"]["n"] == min(len(ours), len(other)) and ("ci95" in own["difference"]) == there
 
 
 def test_strata_by_density():
@@ -126,7 +142,12 @@ def test_counts():
         "dead": 1,
         "too_few_examples": 1,
         "failed": 3,
-        "reasons": {"N examples, at least N are needed": 1, "dead": 1, "refused": 1, "timed out after N s": 2},
+        "reasons": {
+            "dead": 1,
+            "12 examples, at least 20 are needed": 1,
+            "timed out after 30 s": 2,  # or 31.5
+            "refused": 1,
+        },
         "constant_simulations": 0,
         "failed_examples": 0,
     }

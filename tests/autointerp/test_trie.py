@@ -49,6 +49,7 @@ def test_the_start_is_that_of_the_document():
     assert rule.predict(NOTHING, text).tolist() == [1, 0, 2, 0]
     assert rule.predict(np.array([A], np.int32), text[1:]).tolist() == [0, 2, 0]
     assert rule.predict(np.array([C], np.int32), text).tolist() == [0, 0, 0, 0]
+    assert rule.predict(NOTHING, text, begins=False).tolist() == [0, 0, 0, 0]  # a document that goes on in this row
 
 
 def test_what_matches_everywhere_is_no_pattern():

@@ -76,6 +76,23 @@ def test_splits_are_of_documents():
     np.testing.assert_allclose(shares, [0.5, 0.2, 0.3], atol=0.01)
 
 
+def test_a_document_begins_once():
+    documents = np.array([[-1, 4, 4, 5, 5], [-1, 5, 5, 5, 6], [-1, 6, 6, -1, 6], [-1, 7, 7, -1, -1]], np.int32)
+    rows = Rows("hand", np.full(documents.shape, 5, np.int32), documents, 0)
+    metric = documents >= 0
+    metric[0, 3:] = False  # where nothing of the beginning counts, the rest is no beginning, either
+    windows = cut_windows(rows, Masks(metric, metric, metric))
+    assert windows.document.tolist() == [4, 5, 6, 6, 6, 7]
+    assert windows.begins.tolist() == [True, False, True, False, False, True]
+    # Several windows of one stretch begin alike; where nothing is known of documents, every row begins one.
+    rows, masks = corpus()
+    windows = cut_windows(rows, masks)
+    heads = np.unique(np.stack([windows.row, windows.first])[:, windows.begins], axis=1).T
+    numbers = np.unique(rows.documents[rows.documents >= 0])
+    assert len(heads) == len(numbers) and (~windows.begins).any()
+    assert cut_windows(Rows("test", rows.tokens, None, 0), masks).begins.all()
+
+
 def test_hashes_are_spread():
     drawn = uniform(0, np.arange(300)[:, None], np.arange(300)[None])
     counts = np.histogram(drawn, 100, (0, 1))[0]

@@ -29,7 +29,7 @@ def example(rng, kind, document, length=8, vocab=30, scale=1.0):
     largest = activations.max()
     interval = int(np.clip(np.ceil(INTERVALS * largest / 4), 0, INTERVALS))
     tokens = rng.integers(0, vocab, length).astype(np.int32)
-    return Example(kind, interval, document, document, 3, tokens[:2], tokens, activations, focus)
+    return Example(kind, interval, document, document, 3, tokens[:2], tokens, activations, focus, True)
 
 
 def evidence(latent=7, seed=0, each=3, vocab=30, problem=None):
@@ -41,7 +41,7 @@ def evidence(latent=7, seed=0, each=3, vocab=30, problem=None):
     }
     statistics = Statistics(1000, 40, 4.0, 1.5, np.linspace(0, 4, 41), np.arange(40) % 3)
     nothing = np.zeros(0, np.int32)
-    tokens = TokenTable(nothing, nothing, nothing, np.zeros(0, np.float32), 0.0)
+    tokens = TokenTable(nothing, nothing, nothing, np.zeros(0, np.float32), 0.0, 0)
     return Evidence(latent, statistics, tokens, examples, problem=problem)
 
 

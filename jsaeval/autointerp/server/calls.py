@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from jsaeval.autointerp.texts import one_line_of
 from jsaeval.cache import atomic
 
 
 Endpoint = Literal["chat/completions", "completions"]
 # Raise it when what is kept of an answer changes.
 _LAYOUT = "1"
+# Characters of what is said of a failure.
+_LONGEST = 300
 # Tokens that a server's chat template puts around a message, at most.
 _AROUND = 32
 
@@ -29,10 +32,12 @@ class CallError(Exception):
     Attributes:
         kind: what failures are counted by: "timeout", "rate limit", "server error", "rejected", "refused",
             "truncated", "malformed", "alignment lost", "no levels", "budget".
-        detail: what happened, in a line.
+        detail: what happened, in a line of bounded length without control characters: reports and terminals show it,
+            and servers say what they like.
     """
 
     def __init__(self, kind: str, detail: str):
+        detail = one_line_of(detail, _LONGEST)
         super().__init__(f"{kind}: {detail}")
         self.kind, self.detail = kind, detail
 
@@ -46,11 +51,13 @@ class Call:
         body: of the request, without the model.
         keep: takes what is needed out of a response, as JSON; raises `CallError("malformed", ...)` where it is not
             there.
+        holds: whether something that was read from a file can be what `keep` took out.
     """
 
     path: Endpoint
     body: dict[str, Any]
     keep: Callable[[Any], dict[str, Any]]
+    holds: Callable[[dict[str, Any]], bool]
 
     @property
     def text(self) -> str:
@@ -101,14 +108,15 @@ class KeptAnswers:
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"
 
-    def __contains__(self, key: str) -> bool:
-        return self._path(key).exists()
-
-    def get(self, key: str) -> Answer | None:
+    def get(self, key: str, call: Call) -> Answer | None:
+        """The answer of a call; None where it is not there, or was harmed from outside: it is asked for again."""
         try:
-            return Answer(**json.loads(self._path(key).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):  # not there, or harmed from outside: asked again
+            answer = Answer(**json.loads(self._path(key).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
+        counts = answer.prompt_tokens, answer.completion_tokens
+        sound = isinstance(answer.seconds, float) and all(isinstance(own, int | None) for own in counts)
+        return answer if sound and isinstance(answer.content, dict) and call.holds(answer.content) else None
 
     def put(self, key: str, answer: Answer) -> None:
         path = self._path(key)

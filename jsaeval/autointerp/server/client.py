@@ -81,7 +81,7 @@ class Server:
         left: dict[str, Call] = {}
         for key, call in zip(keys, calls, strict=True):
             if key not in found and key not in left:
-                if (answer := self._kept.get(key)) is None:
+                if (answer := self._kept.get(key, call)) is None:
                     left[key] = call
                 else:
                     found[key] = answer
@@ -97,7 +97,7 @@ class Server:
 
     def has(self, call: Call) -> bool:
         """Whether its answer is kept."""
-        return self._key(call) in self._kept
+        return self._kept.get(self._key(call), call) is not None
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from jsaeval.autointerp.server.adapt import adapted, objected
 from jsaeval.autointerp.server.calls import Call
 from jsaeval.autointerp.server.trouble import Again, Objection, judge, said
+from jsaeval.autointerp.texts import one_line_of
 from jsaeval.errors import InputError, nearest
 
 
@@ -21,6 +22,7 @@ OPENAI = "https://api.openai.com/v1"
 KEY = "OPENAI_API_KEY"
 # Local servers want a header and do not look at it.
 _NO_KEY = "no-key"
+_LONGEST = 200  # characters of what a server says
 
 
 def checked_address(base_url: str) -> str:
@@ -51,6 +53,11 @@ def without_key(text: str) -> str:
     """A text in which the key does not stand."""
     key = _key()
     return text.replace(key, f"[{KEY}]") if key else text
+
+
+def _told(error: Any) -> str:
+    """What a server says in an error. The key is taken out before the text is cut: a half of it would stay."""
+    return one_line_of(without_key(said(error)), _LONGEST)
 
 
 class Connection:
@@ -88,7 +95,7 @@ class Connection:
             raise self._judged(error, model, body, objections) from None
         try:
             return json.loads(without_key(response.http_response.content.decode("utf-8", "replace")))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Again("malformed", "the response is not JSON") from None
 
     def models(self) -> list[str]:
@@ -100,15 +107,15 @@ class Connection:
         import openai
 
         try:
-            return [model.id for model in self._open().models.list().data]
+            return [one_line_of(str(model.id), _LONGEST) for model in self._open().models.list().data]
         except openai.APIConnectionError as error:
-            raise self.absent(without_key(said(error))) from None
+            raise self.absent(_told(error)) from None
         except openai.APIError as error:
-            trouble = judge(error, without_key(said(error)))
+            trouble = judge(error, _told(error))
             if trouble.kind == "key":
                 raise self._judged(error, "", {}, {}) from None
             return []
-        except (ValueError, TypeError, AttributeError):  # whatever stands at this address
+        except (ValueError, TypeError, AttributeError, RecursionError):  # whatever stands at this address
             return []
 
     def close(self) -> None:
@@ -123,7 +130,7 @@ class Connection:
         return InputError(f"--base-url {self._base_url}: cannot be reached ({detail}); answers so far are kept")
 
     def _judged(self, error: Any, model: str, body: dict[str, Any], objections: dict[str, int]) -> Exception:
-        trouble = judge(error, without_key(said(error)))
+        trouble = judge(error, _told(error))
         match trouble.kind:
             # llama.cpp's Python server objects with HTTP 500.
             case "rejected" | "server error" if name := objected(body, trouble.detail, objections):

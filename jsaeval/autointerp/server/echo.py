@@ -23,6 +23,7 @@ from jsaeval.autointerp.server.calls import CallError
 
 # Places where no level is known yet.
 UNKNOWN = "?"
+_LEAST = -1e9  # nats
 _LEVEL_NAMES = [str(level) for level in range(LEVELS)]
 
 
@@ -45,21 +46,31 @@ def read_echo(response: Any) -> Echo:
         tokens, top = logprobs["tokens"], logprobs["top_logprobs"]
     except (KeyError, IndexError, TypeError):
         raise CallError("malformed", "the server returns no logprobs") from None
-    if not isinstance(tokens, list):
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise CallError("malformed", "the server returns no tokens")
     top = [_numbers(own) for own in top] if isinstance(top, list) else []
     if not any(top):
         raise CallError("malformed", "the server returns no top_logprobs")
     if len(top) != len(tokens):
         raise CallError("alignment lost", f"{len(tokens)} tokens have {len(top)} top_logprobs")
-    return Echo([str(token) for token in tokens], top)
+    return Echo(tokens, top)
 
 
 def _numbers(top: Any) -> dict[str, float] | None:
     if not isinstance(top, dict):
         return None
     # Servers write null, or -Infinity, for what cannot be.
-    return {name: min(0.0, own) for name, own in top.items() if isinstance(own, int | float) and own > -1e9} or None
+    return {name: min(0.0, own) for name, own in top.items() if isinstance(own, int | float) and own > _LEAST} or None
+
+
+def are_tops(found: Any, size: int) -> bool:
+    """Whether something that was read from a file can be `placeholders` of so many lines."""
+    return (
+        isinstance(found, list)
+        and len(found) == size
+        and all(isinstance(top, dict) for top in found)
+        and all(isinstance(own, int | float) and _LEAST < own <= 0 for top in found for own in top.values())
+    )
 
 
 def votes(echo: Echo) -> tuple[int, int]:
@@ -124,12 +135,9 @@ def level_distribution(
 ) -> tuple[Float[np.ndarray, "position level"], Float[np.ndarray, " position"]]:
     """Distributions over the levels 0 to 10, and the probability that levels had before they were normalised.
 
-    On a scale that ends at 9, where 9 stands for all from nine tenths of the largest activation on, its probability is
-    shared by the levels 9 and 10.
-
     Args:
         tops: log-probabilities of tokens at each place, in nats. A level that is not listed has probability 0.
-        highest: 10, or 9 for tokenizers that split "10".
+        highest: 10, or 9 for tokenizers that split "10"; level 10 has no probability then.
 
     Raises:
         CallError: at some place no level is listed.
@@ -143,6 +151,4 @@ def level_distribution(
     if not (mass > 0).all():
         most = max(map(len, tops), default=0)
         raise CallError("no levels", f"none is among the {most} likeliest tokens at {int((mass <= 0).sum())} places")
-    if highest == LEVELS - 2:
-        raw[:, -2:] = raw[:, -2:-1] / 2
     return raw / mass[:, None], mass

@@ -17,8 +17,8 @@ from jsaeval.autointerp.server.chat import answered_text, chat_call
 from jsaeval.autointerp.server.client import Server
 from jsaeval.autointerp.server.estimate import Estimate, estimate
 from jsaeval.autointerp.server.prompting import chat_prompt, demonstrations
-from jsaeval.autointerp.server.shown import one_line_of, token_texts
-from jsaeval.autointerp.server.simulated import Pair, Simulated, examples_of, problem_of, simulations
+from jsaeval.autointerp.server.simulated import Pair, Simulated, examples_of, read, shown_examples, simulations, sound
+from jsaeval.autointerp.texts import one_line_of
 from jsaeval.lm.tokenizer import TextTokenizer
 
 
@@ -49,39 +49,25 @@ class JSONSimulator:
 
     def estimate(self, pairs: Sequence[Pair]) -> Estimate:
         """What `simulate` will ask for, if every answer is of use."""
-        able = [pair for pair in pairs if problem_of(*pair) is None]
-        return estimate(self._calls(able, temperature=0.0), self.server, self.tokenizer)
+        return estimate(self._calls(sound(pairs), temperature=0.0), self.server, self.tokenizer)
 
     def _calls(self, pairs: Sequence[Pair], temperature: float) -> list[Call]:
-        return [
-            json_call(explanation.text, token_texts(self.tokenizer, example.tokens), temperature)
-            for explanation, evidence in pairs
-            for example in examples_of(evidence)
-        ]
+        return [json_call(*own, temperature) for own in shown_examples(pairs, self.tokenizer)]
 
     def _examples(self, pairs: Sequence[Pair]) -> list[Simulated | CallError]:
         sizes = [len(example.tokens) for _, evidence in pairs for example in examples_of(evidence)]
-        found = self._read(self.server.answers(self._calls(pairs, temperature=0.0)), sizes)
+        found = read(self.server, self.server.answers(self._calls(pairs, temperature=0.0)), sizes, _simulated)
         again = [i for i, own in enumerate(found) if isinstance(own, CallError) and own.kind in _RETRIED]
         if again:
             calls = self._calls(pairs, temperature=1.0)
-            second = self._read(self.server.answers([calls[i] for i in again]), [sizes[i] for i in again])
-            for i, own in zip(again, second, strict=True):
+            second = self.server.answers([calls[i] for i in again])
+            for i, own in zip(again, read(self.server, second, [sizes[i] for i in again], _simulated), strict=True):
                 found[i] = own
         return found
 
-    def _read(self, answers: Sequence[Answer | CallError], sizes: Sequence[int]) -> list[Simulated | CallError]:
-        found: list[Simulated | CallError] = []
-        for answer, size in zip(answers, sizes, strict=True):
-            try:
-                if isinstance(answer, CallError):
-                    raise answer
-                found.append(Simulated(np.array(parse_levels(answered_text(answer), size), np.float64)))
-            except CallError as error:
-                if error is not answer:
-                    self.server.failed(error.kind)
-                found.append(error)
-        return found
+
+def _simulated(answer: Answer, size: int) -> Simulated:
+    return Simulated(np.array(parse_levels(answered_text(answer), size), np.float64))
 
 
 def json_call(explanation: str, tokens: Sequence[str], temperature: float = 0.0) -> Call:
@@ -119,7 +105,7 @@ def parse_levels(text: str, size: int) -> list[int]:
     fenced = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
     try:
         found = json.loads(fenced, object_pairs_hook=_once)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CallError("malformed", f"no JSON ({error})") from None
     if not isinstance(found, dict):
         raise CallError("malformed", "no JSON object")
@@ -129,7 +115,7 @@ def parse_levels(text: str, size: int) -> list[int]:
     levels = [found[name] for name in names]
     for name, level in zip(names, levels, strict=True):
         if not isinstance(level, int) or isinstance(level, bool) or not 0 <= level < LEVELS:
-            raise CallError("malformed", f"the level of token {name} is {json.dumps(level)}, 0 to 10 was expected")
+            raise CallError("malformed", f"the level of token {name} is no whole number from 0 to 10")
     return levels
 
 

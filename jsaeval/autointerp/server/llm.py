@@ -21,7 +21,8 @@ from jsaeval.autointerp.server.chat import answered_text, chat_call
 from jsaeval.autointerp.server.client import Server
 from jsaeval.autointerp.server.estimate import Estimate, estimate
 from jsaeval.autointerp.server.prompting import Demonstration, chat_prompt, demonstrations, is_sparse
-from jsaeval.autointerp.server.shown import one_line_of, quantised, token_texts, visible
+from jsaeval.autointerp.server.shown import quantised, token_texts, visible
+from jsaeval.autointerp.texts import LONGEST_TEXT, one_line_of
 from jsaeval.errors import InputError, nearest
 from jsaeval.lm.tokenizer import TextTokenizer
 
@@ -108,7 +109,7 @@ class LLMExplainer:
             if not found or not found[-1].strip():
                 raise CallError("malformed", "the answer has no line that begins with 'Explanation:'")
             text = found[-1]
-        text = one_line_of(text).strip(" \"'*`“”")
+        text = one_line_of(text, LONGEST_TEXT).strip(" \"'*`“”")
         if not text:
             raise CallError("malformed", "the answer is empty")
         return text

@@ -9,18 +9,18 @@ question mark here, because many tokenizers join a tab with the letters after it
 together; they get a scale that ends at 9, where each level is one token (as Bricken et al. 2023 have it).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from jsaeval.autointerp.explanation import LEVELS, Simulation
+from jsaeval.autointerp.measures import expected_levels
 from jsaeval.autointerp.server.calls import Answer, Call, CallError
 from jsaeval.autointerp.server.client import Server
 from jsaeval.autointerp.server.echo import (
     UNKNOWN,
     after_tabs,
+    are_tops,
     level_distribution,
     placeholders,
     read_echo,
@@ -29,8 +29,8 @@ from jsaeval.autointerp.server.echo import (
 )
 from jsaeval.autointerp.server.estimate import Estimate, estimate
 from jsaeval.autointerp.server.prompting import demonstrations, text_prompt
-from jsaeval.autointerp.server.shown import one_line_of, token_texts
-from jsaeval.autointerp.server.simulated import Pair, Simulated, examples_of, problem_of, simulations
+from jsaeval.autointerp.server.simulated import Pair, Simulated, examples_of, read, shown_examples, simulations, sound
+from jsaeval.autointerp.texts import one_line_of
 from jsaeval.errors import InputError
 from jsaeval.lm.tokenizer import TextTokenizer
 
@@ -38,6 +38,7 @@ from jsaeval.lm.tokenizer import TextTokenizer
 # How many tokens are asked for at each place. The legacy endpoint of OpenAI allows five, vLLM twenty.
 LISTED = (20, 5)
 _SPLIT, _WHOLE = 9, 10  # highest level
+_SHOWN = 40  # characters of a token of the server
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,7 @@ class LogprobSimulator:
 
     def estimate(self, pairs: Sequence[Pair]) -> Estimate:
         """What `simulate` will ask for."""
-        able = [pair for pair in pairs if problem_of(*pair) is None]
-        if not able:
+        if not (able := sound(pairs)):
             return Estimate()
         usual = Echoing(LISTED[0], 0, _WHOLE)
         known = self.probe() if self.server.has(probe_call(LISTED[0])) else usual
@@ -115,28 +115,19 @@ class LogprobSimulator:
         return Echoing(listed, shift, content["highest"])
 
     def _calls(self, pairs: Sequence[Pair], how: Echoing) -> list[Call]:
-        return [
-            logprobs_call(explanation.text, token_texts(self.tokenizer, example.tokens), how)
-            for explanation, evidence in pairs
-            for example in examples_of(evidence)
-        ]
+        return [logprobs_call(*own, how) for own in shown_examples(pairs, self.tokenizer)]
 
     def _examples(self, pairs: Sequence[Pair]) -> list[Simulated | CallError]:
         how = self.probe()
-        found: list[Simulated | CallError] = []
-        for answer in self.server.answers(self._calls(pairs, how)):
-            try:
-                if isinstance(answer, CallError):
-                    raise answer
-                if answer.content["lost"]:
-                    raise CallError("alignment lost", answer.content["lost"])
-                levels, mass = level_distribution(answer.content["tops"], how.highest)
-                found.append(Simulated(levels @ np.arange(LEVELS, dtype=np.float64), levels, float(mass.mean())))
-            except CallError as error:
-                if error is not answer:
-                    self.server.failed(error.kind)
-                found.append(error)
-        return found
+
+        def simulated(answer: Answer, size: int) -> Simulated:
+            if answer.content["lost"]:
+                raise CallError("alignment lost", answer.content["lost"])
+            levels, mass = level_distribution(answer.content["tops"], how.highest)
+            return Simulated(expected_levels(levels), levels, float(mass.mean()), how.highest)
+
+        sizes = [len(example.tokens) for _, evidence in pairs for example in examples_of(evidence)]
+        return read(self.server, self.server.answers(self._calls(pairs, how)), sizes, simulated)
 
 
 _ADVICE = "does not return the logprobs of an echoed prompt; vLLM and llama.cpp's Python server do, or use server-json"
@@ -179,13 +170,19 @@ def logprobs_call(explanation: str, tokens: Sequence[str], how: Echoing) -> Call
                 raise
             return {"tops": [], "lost": error.detail}
 
-    return _echo_call(prompt, how.listed, keep)
+    def holds(content: dict[str, Any]) -> bool:
+        lost = content.get("lost", 0)
+        return isinstance(lost, str) or (lost is None and are_tops(content.get("tops"), len(tokens)))
+
+    return _echo_call(prompt, how.listed, keep, holds)
 
 
-def _echo_call(prompt: str, listed: int, keep: Any) -> Call:
+def _echo_call(
+    prompt: str, listed: int, keep: Callable[[Any], dict[str, Any]], holds: Callable[[dict[str, Any]], bool]
+) -> Call:
     # One token is written, because servers disagree on what none is: for some it is as many as fit.
     body = {"prompt": prompt, "max_tokens": 1, "temperature": 0.0, "echo": True, "logprobs": listed}
-    return Call("completions", body, keep)
+    return Call("completions", body, keep, holds)
 
 
 def probe_call(listed: int) -> Call:
@@ -195,7 +192,7 @@ def probe_call(listed: int) -> Call:
 
     def keep(response: Any) -> dict[str, Any]:
         echo = read_echo(response)
-        found = {"votes": votes(echo), "tokens": len(echo.tokens), "highest": _WHOLE, "problem": None}
+        found = {"votes": list(votes(echo)), "tokens": len(echo.tokens), "highest": _WHOLE, "problem": None}
         names = [str(level) for level in range(LEVELS)] * 4 + [UNKNOWN]
         try:
             after = [echo.tokens[i] for i in after_tabs(echo, len(names))]
@@ -207,7 +204,17 @@ def probe_call(listed: int) -> Call:
             if name == "10" and token == "1":
                 found["highest"] = _SPLIT
             elif token != name and not (name == UNKNOWN and token.startswith(UNKNOWN)):
-                return found | {"problem": f"{token!r} for {name!r}"}
+                return found | {"problem": f"{one_line_of(repr(token), _SHOWN)} for {name!r}"}
         return found
 
-    return _echo_call(prompt, listed, keep)
+    return _echo_call(prompt, listed, keep, _is_probe)
+
+
+def _is_probe(content: dict[str, Any]) -> bool:
+    found = content.get("votes")
+    return (
+        isinstance(found, list)
+        and [type(own) for own in (*found, content.get("tokens"))] == [int] * 3
+        and content.get("highest") in (_SPLIT, _WHOLE)
+        and isinstance(content.get("problem", 0), str | None)
+    )

@@ -1,17 +1,15 @@
 """How tokens and activations are shown to language models: one line a token, whatever is in it."""
 
 import functools
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from jsaeval.autointerp.texts import escaped
 from jsaeval.lm.tokenizer import TextTokenizer
 
 
-# Categories of characters that cannot be seen or that break lines: controls, formats, surrogates, separators.
-_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
 # A token without text of its own.
 _NOTHING = "\\0"
@@ -21,18 +19,7 @@ def visible(text: str) -> str:
     """A text in one line: characters that break lines, or that cannot be seen, as escapes; spaces as they are."""
     if not text:
         return _NOTHING
-    return "".join(_SHORT.get(own) or (_escape(own) if unicodedata.category(own) in _UNSEEN else own) for own in text)
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def one_line_of(text: str) -> str:
-    """A text in one line: white space as single spaces, characters that cannot be seen as escapes."""
-    line = " ".join(text.split())
-    return "".join(_escape(own) if unicodedata.category(own) in _UNSEEN else own for own in line)
+    return "".join(_SHORT.get(own) or escaped(own) for own in text)
 
 
 def token_texts(tokenizer: TextTokenizer, ids: Int[np.ndarray, " position"]) -> list[str]:

@@ -1,4 +1,7 @@
-"""From what became of each example to a `Simulation`: failed examples are NaN, and too many of them are an error."""
+"""What simulators that ask a server share: from pairs to examples, and from what became of each to a `Simulation`.
+
+Failed examples are NaN, and too many of them are an error.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -9,7 +12,10 @@ from jaxtyping import Float
 
 from jsaeval.autointerp.evidence import Evidence, Example, Split
 from jsaeval.autointerp.explanation import LEVELS, Explanation, Simulation
-from jsaeval.autointerp.server.calls import CallError
+from jsaeval.autointerp.server.calls import Answer, CallError
+from jsaeval.autointerp.server.client import Server
+from jsaeval.autointerp.server.shown import token_texts
+from jsaeval.lm.tokenizer import TextTokenizer
 
 
 SIMULATED: tuple[Split, ...] = ("calibrate", "score")
@@ -17,11 +23,13 @@ Pair = tuple[Explanation, Evidence]
 
 
 class Simulated(NamedTuple):
-    """One example: a value a token; where there is one, the distribution behind it, and the mass on levels."""
+    """One example: a value a token; where there is one, the distribution behind it, the mass on levels, and the
+    highest of them."""
 
     values: Float[np.ndarray, " position"]
     levels: Float[np.ndarray, "position level"] | None = None
     mass: float | None = None
+    highest: int = LEVELS - 1
 
 
 def examples_of(evidence: Evidence) -> list[Example]:
@@ -35,6 +43,47 @@ def problem_of(explanation: Explanation, evidence: Evidence) -> str | None:
     return evidence.problem or explanation.error or nothing
 
 
+def sound(pairs: Sequence[Pair]) -> list[Pair]:
+    """Those that are simulated."""
+    return [pair for pair in pairs if problem_of(*pair) is None]
+
+
+def shown_examples(pairs: Sequence[Pair], tokenizer: TextTokenizer) -> list[tuple[str, list[str]]]:
+    """For each example of the pairs: the text of the explanation, and of the tokens."""
+    return [
+        (explanation.text, token_texts(tokenizer, example.tokens))
+        for explanation, evidence in pairs
+        for example in examples_of(evidence)
+    ]
+
+
+def read(
+    server: Server,
+    answers: Sequence[Answer | CallError],
+    sizes: Sequence[int],
+    simulated: Callable[[Answer, int], Simulated],
+) -> list[Simulated | CallError]:
+    """What answers say of examples; one of no use is counted among the failures of the server.
+
+    Args:
+        server: that gave them.
+        answers: one for each example.
+        sizes: tokens of each example.
+        simulated: reads an answer of so many tokens; raises `CallError` where it is of no use.
+    """
+    found: list[Simulated | CallError] = []
+    for answer, size in zip(answers, sizes, strict=True):
+        if isinstance(answer, CallError):
+            found.append(answer)
+            continue
+        try:
+            found.append(simulated(answer, size))
+        except CallError as error:
+            server.failed(error.kind)
+            found.append(error)
+    return found
+
+
 def simulations(pairs: Sequence[Pair], run: Callable[[list[Pair]], list[Simulated | CallError]]) -> list[Simulation]:
     """Simulate all latents that can be simulated at once.
 
@@ -42,12 +91,11 @@ def simulations(pairs: Sequence[Pair], run: Callable[[list[Pair]], list[Simulate
         pairs: explanations and what to simulate.
         run: what becomes of every example of the pairs that it is given, in one list.
     """
-    problems = [problem_of(*pair) for pair in pairs]
-    able = [pair for pair, problem in zip(pairs, problems, strict=True) if problem is None]
+    able = sound(pairs)
     found = iter(run(able) if able else [])
     made = []
-    for (_, evidence), problem in zip(pairs, problems, strict=True):
-        if problem is not None:
+    for explanation, evidence in pairs:
+        if (problem := problem_of(explanation, evidence)) is not None:
             made.append(Simulation(error=problem))
         else:
             made.append(simulation(evidence, [next(found) for _ in examples_of(evidence)]))
@@ -69,14 +117,15 @@ def simulation(evidence: Evidence, found: Sequence[Simulated | CallError]) -> Si
         )
     values: dict[Split, list] = {split: [] for split in SIMULATED}
     levels: dict[Split, list] = {split: [] for split in SIMULATED}
-    masses, ahead = [], iter(found)
+    masses, ahead, highest = [], iter(found), LEVELS - 1
     for split in SIMULATED:
         for example in evidence.examples[split]:
             own, n = next(ahead), len(example.tokens)
             if isinstance(own, CallError):
                 own = Simulated(np.full(n, np.nan))
+            highest = min(highest, own.highest)
             values[split].append(own.values)
             levels[split].append(np.full((n, LEVELS), np.nan) if own.levels is None else own.levels)
             masses += [] if own.mass is None else [own.mass]
     # A simulator gives distributions for all examples or for none.
-    return Simulation(values, levels if masses else None, float(np.mean(masses)) if masses else None)
+    return Simulation(values, levels if masses else None, float(np.mean(masses)) if masses else None, highest=highest)

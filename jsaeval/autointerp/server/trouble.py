@@ -8,9 +8,6 @@ from jsaeval.autointerp.server.calls import CallError
 from jsaeval.errors import one_line
 
 
-_LONGEST = 200  # characters of what a server says
-
-
 class Again(CallError):
     """A call that may succeed if it is made again. `after`: seconds that the server asks to wait; `reached`: whether
     there was a server at all."""
@@ -25,17 +22,15 @@ class Objection(Exception):
 
 
 def said(error: Any) -> str:
-    """The message of a server inside an error, in a line."""
+    """The message of a server inside an error, as it is."""
     body = getattr(error, "body", None)
     for name in ("error", "message", "detail"):
         if isinstance(body, dict) and name in body:
             body = body[name]
-    text = body if isinstance(body, str) else str(body) if body else one_line(error)
     cause = getattr(error, "__cause__", None)
     if body is None and cause is not None and not hasattr(error, "status_code"):
-        text = one_line(cause)
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+        return one_line(cause)
+    return body if isinstance(body, str) else str(body) if body else one_line(error)
 
 
 def judge(error: Any, text: str) -> CallError:

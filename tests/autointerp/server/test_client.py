@@ -68,9 +68,20 @@ def test_another_model_and_another_address_have_answers_of_their_own(fake, conne
 def test_a_harmed_answer_is_asked_for_again(fake, connect, tmp_path):
     connect(fake).answers(calls(1))
     (path,) = (tmp_path / "answers").rglob("*.json")
-    path.write_text('{"content": ')
-    assert isinstance(connect(fake).answers(calls(1))[0], Answer)
-    assert len(fake.requests) == 2
+    whole = json.loads(path.read_text())
+    harmed = [
+        '{"content": ',
+        "[" * 200_000,
+        "[]",
+        *(json.dumps(whole | {"content": content}) for content in ({}, [], None, whole["content"] | {"text": None})),
+        *(json.dumps(whole | {name: "many"}) for name in ("prompt_tokens", "seconds")),
+    ]
+    for n, text in enumerate(harmed, 2):
+        path.write_text(text)
+        assert not connect(fake).has(calls(1)[0])
+        (answer,) = connect(fake).answers(calls(1))
+        assert answered_text(answer) == "dogs" and len(fake.requests) == n
+    assert connect(fake).has(calls(1)[0])
 
 
 def test_concurrency_is_bounded(fake, connect):
@@ -106,6 +117,30 @@ def test_what_stops_everything_takes_one_call(fake, connect, reply, message):
         connect(fake).answers(calls(20))
     assert len(fake.requests) == 1
     assert SECRET not in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("status", [400, 401])
+def test_what_a_server_says_is_shown_in_a_line_without_control_characters(fake, connect, status):
+    fake.answer = lambda path, body, n: error(status, "no\n\x1b[2J\ud800" + "x" * 10_000)
+    try:
+        (said,) = connect(fake).answers(calls(1))
+    except InputError as error_:
+        said = error_
+    assert "no \\x1b[2J\\ud800xxx" in str(said) and str(said).isprintable() and len(str(said)) < 400
+
+
+def test_names_of_models_are_shown_in_a_line(fake, connect):
+    fake.models = ("a\x1b[2J", "b\ud800\n")
+    with pytest.raises(InputError, match="--model: say which one") as raised:
+        _ = connect(fake, model=None).name
+    assert str(raised.value).isprintable()
+
+
+def test_no_half_of_the_key_is_left_where_a_text_is_cut(fake, connect):
+    half = SECRET[: len(SECRET) // 2]
+    fake.answer = lambda path, body, n: error(400, "x" * (200 - len(half) - 1) + SECRET)
+    (said,) = connect(fake).answers(calls(1))
+    assert said.kind == "rejected" and half not in str(said)
 
 
 def test_a_wrong_address(fake, connect):
@@ -168,8 +203,9 @@ def test_the_only_model_needs_no_name(fake, connect):
         error(429, "slow down"),
         Reply(200, b"<html>"),
         Reply(200, b'{"choices": ['),
+        Reply(200, b"[" * 200_000),
     ],
-    ids=["500", "503", "429", "garbage", "cut"],
+    ids=["500", "503", "429", "garbage", "cut", "nested"],
 )
 def test_tried_again(fake, connect, reply):
     fake.answer = nth(reply, reply)
@@ -325,7 +361,47 @@ def test_refusals_and_cut_answers():
         ({"text": "", "finish": "content_filter"}, "refused"),
         ({"text": "dogs and", "finish": "length"}, "truncated"),
         ({"text": " "}, "malformed"),
+        ({"text": "dogs", "refusal": ["no"]}, "malformed"),
+        ({"text": None, "refusal": "no \ud800\x1b[2J" * 1000}, "refused"),
+        ({"text": "dogs \ud800\x1b[2J" * 1000, "finish": "length"}, "truncated"),
     ):
         with pytest.raises(CallError) as raised:
             reading(**how)
         assert raised.value.kind == kind
+        assert str(raised.value).isprintable() and len(str(raised.value)) < 150
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I’m sorry, but I can’t assist with that request.",
+        "Sorry, I can't help with that.",
+        "Sorry, but I need more examples.",
+        "I apologize, but I cannot.",
+        "I cannot\nprovide an explanation.",
+        "I can't do that.",
+        "I'm not able to fully explain it.",
+        "As an AI language model, I cannot generate that.",
+        "Unfortunately, I am unable to identify a pattern.",
+        "I won't help.",
+    ],
+)
+def test_declining(text):
+    with pytest.raises(CallError, match="refused"):
+        answered_text(Answer(calls(1)[0].keep(chat(text)), 1, 1, 0.0))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sorry, apologies and other words of regret",
+        "I'm sorry: apologies",
+        "sorry, but I: apologies that go on",
+        "I can't / cannot: denials of ability",
+        "I can't help but feel: idioms",
+        "I won't, I will not: refusals",
+        "as an AI: how chatbots speak of themselves",
+    ],
+)
+def test_explanations_of_apologies_and_refusals_are_none(text):
+    assert answered_text(Answer(calls(1)[0].keep(chat(text)), 1, 1, 0.0)) == text

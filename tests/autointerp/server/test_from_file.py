@@ -31,6 +31,8 @@ def test_forms(tmp_path, name):
     [
         ("a.txt", "dogs", "was expected"),
         ("a.json", '{"1": "dogs"', "not valid JSON"),
+        ("a.json", "[" * 200_000, "not valid JSON"),
+        ("a.json", json.dumps({"1": "dogs " * 1000}), "latent 1 has 4,999 characters; 4,000 fit"),
         ("a.json", '["dogs"]', "one object"),
         ("a.json", "{}", "holds no texts"),
         ("a.json", '{"one": "dogs"}', "entry 1: 'one' is no index"),
@@ -43,6 +45,7 @@ def test_forms(tmp_path, name):
         ("a.jsonl", '{"latent": 1, "text": "dogs"}\n{"latent": 2}\n', "line 2"),
         ("a.jsonl", '{"latent": true, "text": "dogs"}\n', "line 1: True is no index"),
         ("a.jsonl", '{"latent": 1, "text": \n', "line 1: not valid JSON"),
+        ("a.jsonl", "[" * 200_000, "line 1: not valid JSON"),
         ("a.csv", "1,dogs\n", "must name the columns"),
         ("a.csv", "latent,text\n1,dogs, cats\n", "line 2: too many columns"),
         ("a.csv", 'latent,text\n1,"dogs\n', "not valid CSV"),
@@ -56,6 +59,11 @@ def test_what_is_wrong_is_named(tmp_path, name, content, message):
     with pytest.raises(InputError) as raised:
         FileExplainer(path, d_sae=9)
     assert message in str(raised.value) and str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_texts_are_one_line_that_can_be_seen(tmp_path):
+    (tmp_path / "a.json").write_text('{"1": "dogs\\n\\ud800\\u001b[2J"}')
+    assert FileExplainer(tmp_path / "a.json").texts == {1: "dogs \\ud800\\x1b[2J"}
 
 
 def test_files_that_are_none(tmp_path):

@@ -9,6 +9,7 @@ from jsaeval.autointerp.server.calls import Budget
 from jsaeval.autointerp.server.estimate import Estimate, confirm, unwritten
 from jsaeval.autointerp.server.llm import LLMExplainer, bills_messages, bricken_messages
 from jsaeval.autointerp.server.prompting import demonstrations
+from jsaeval.autointerp.texts import LONGEST_TEXT
 from jsaeval.errors import InputError
 from tests.autointerp.examples import evidence, example
 from tests.autointerp.server.fake_server import Reply, chat, error
@@ -131,6 +132,16 @@ def test_reasoning_without_an_answer_is_no_explanation(fake, connect, tokenizer,
     fake.usual = lambda body: "It seems to be about dogs."
     (explained,) = LLMExplainer(connect(fake), tokenizer, prompt="bricken").explain([known])
     assert explained.error.startswith("malformed") and explained.text == ""
+
+
+def test_what_a_server_says_fits_into_reports_and_terminals(fake, connect, tokenizer, known):
+    fake.answer = lambda path, body, n: Reply(200, chat(None, refusal="no \ud800\x1b[2J"))
+    (refused,) = LLMExplainer(connect(fake, folder=connect(fake).folder / "other"), tokenizer).explain([known])
+    assert refused.error == "refused: no \\ud800\\x1b[2J"
+    fake.answer = lambda path, body, n: Reply(200, chat("dogs \ud800\x1b[2J" * 10_000))
+    (explained,) = LLMExplainer(connect(fake), tokenizer).explain([known])
+    assert explained.error is None and explained.text.startswith("dogs \\ud800\\x1b[2Jdogs")
+    assert explained.text.isprintable() and len(explained.text) <= LONGEST_TEXT
 
 
 def test_no_such_prompt(fake, connect, tokenizer):

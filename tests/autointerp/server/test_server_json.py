@@ -34,7 +34,7 @@ def test_values_are_the_levels(fake, connect, tokenizer):
     known = pair(tokenizer)
     assert simulator.estimate([known]).calls == 6
     (found,) = simulator.simulate([known])
-    assert found.error is None and found.levels is None and found.mass is None
+    assert found.error is None and found.levels is None and found.mass is None and found.highest == 10
     for split in ("calibrate", "score"):
         assert [own.tolist() for own in found.values[split]] == [
             expected(tokenizer, own) for own in known[1].examples[split]
@@ -134,6 +134,8 @@ def test_parsing():
         '{"1": 0, "2": true}',
         '{"1": 0, "2": null}',
         '{"1": 0, "2": NaN}',
+        f'{{"1": 0, "2": {"[" * 980}{"]" * 980}}}',
+        '{"1":' + "[" * 200_000,
         '{"1": 0, "2": 1} and so on',
     ):
         with pytest.raises(CallError, match="malformed"):

@@ -1,5 +1,6 @@
 """Levels from echoed log-probabilities: aligned whatever the server's tokens are, and no convention taken on trust."""
 
+import json
 import math
 
 import numpy as np
@@ -8,7 +9,14 @@ import pytest
 from jsaeval.autointerp.explanation import Explanation
 from jsaeval.autointerp.server.calls import CallError
 from jsaeval.autointerp.server.echo import Echo, level_distribution, placeholders, shift_of, votes
-from jsaeval.autointerp.server.logprobs import LISTED, Echoing, LogprobSimulator, probe_call, simulation_prompt
+from jsaeval.autointerp.server.logprobs import (
+    LISTED,
+    Echoing,
+    LogprobSimulator,
+    logprobs_call,
+    probe_call,
+    simulation_prompt,
+)
 from jsaeval.errors import InputError
 from tests.autointerp.examples import evidence, example
 from tests.autointerp.server.fake_server import Reply, echoed, error
@@ -47,7 +55,7 @@ def test_expected_levels_under_both_conventions(fake, connect, tokenizer, shift)
     assert simulator.estimate([known]).calls == 5 and not fake.requests
     (found,) = simulator.simulate([known])
     assert simulator.probe() == Echoing(LISTED[0], shift, 10)
-    assert found.error is None and abs(found.mass - 0.5) < 1e-6
+    assert found.error is None and abs(found.mass - 0.5) < 1e-6 and found.highest == 10
     for split in ("calibrate", "score"):
         for own, values, levels in zip(known[1].examples[split], found.values[split], found.levels[split], strict=True):
             right = np.array([distribution(token) for token in shown(tokenizer, own)])
@@ -64,10 +72,12 @@ def test_servers_that_split_ten_get_a_scale_up_to_nine(fake, connect, tokenizer)
     assert simulator.probe().highest == 9
     prompt = fake.requests[-1][1]["prompt"]
     assert "\t10" not in prompt and "to 9" in prompt
-    for own, levels in zip(known[1].of("score"), found.levels["score"], strict=True):
+    assert found.highest == 9
+    for own, values, levels in zip(known[1].of("score"), found.values["score"], found.levels["score"], strict=True):
         right = np.array([up_to_nine(token) for token in shown(tokenizer, own)])
-        np.testing.assert_allclose(levels[:, :9], right[:, :9], atol=1e-6)
-        np.testing.assert_allclose(levels[:, 9:], np.stack([right[:, 9] / 2] * 2, axis=1), atol=1e-6)
+        assert levels.shape == (len(right), 11) and (levels[:, 10] == 0).all()
+        np.testing.assert_allclose(levels[:, :10], right, atol=1e-6)
+        np.testing.assert_allclose(values, right @ np.arange(10), atol=1e-6)
 
 
 def test_the_distribution_by_hand():
@@ -76,6 +86,8 @@ def test_the_distribution_by_hand():
     np.testing.assert_allclose(levels[0, [0, 10]], [0.4, 0.6], atol=1e-12)
     np.testing.assert_allclose(mass, [0.5, math.exp(-2)], atol=1e-12)
     assert levels[1, 4] == 1 and levels.sum() == 2
+    levels, _ = level_distribution([{"9": math.log(0.2), "10": math.log(0.3)}], 9)
+    assert levels[0, 9] == 1 and levels.sum() == 1
     with pytest.raises(CallError, match="no levels: none is among the 2 likeliest tokens at 1 places"):
         level_distribution([{"?": -0.1, "x": -2.0}, {"1": -1.0}], 10)
 
@@ -213,6 +225,30 @@ def test_a_run_repeats_no_call(fake, connect, tokenizer):
     assert len(fake.requests) == 9
     for before, after in zip(first, second, strict=True):
         np.testing.assert_array_equal(before.values["score"][0], after.values["score"][0])
+
+
+def harmed(content):
+    """What else could stand in a kept file."""
+    yield {}
+    for name in content:
+        yield {own: value for own, value in content.items() if own != name}
+    if "votes" in content:
+        yield from (content | {"votes": votes} for votes in ([1], [1, "2"], None))
+        yield from (content | {"highest": 11}, content | {"problem": 3})
+    else:
+        tops = content["tops"]
+        yield from (content | {"tops": own} for own in (tops[1:], [*tops[1:], 1], [*tops[1:], {"0": 3.0}], None))
+        yield from (content | {"tops": [*tops[1:], {"0": own}]} for own in ("x", None, math.nan))
+
+
+def test_what_is_kept_is_told_from_what_was_harmed():
+    response = echoed({"prompt": probe_call(20).body["prompt"]}, distribution)
+    asked = logprobs_call("dogs", ["a", " b"], Echoing(20, 0, 10))
+    own = echoed({"prompt": asked.body["prompt"]}, distribution)
+    for call, content in ((probe_call(20), probe_call(20).keep(response)), (asked, asked.keep(own))):
+        assert call.holds(content) and call.holds(json.loads(json.dumps(content)))
+        assert not any(call.holds(other) for other in harmed(content))
+    assert asked.holds({"tops": [], "lost": "a tab"}) and not asked.holds({"tops": [], "lost": None})
 
 
 def test_the_prompt_holds_one_tab_a_line():

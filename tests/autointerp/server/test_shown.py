@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jsaeval.autointerp.server.shown import one_line_of, quantised, token_texts, visible
+from jsaeval.autointerp.server.shown import quantised, token_texts, visible
 
 
 def test_quantised_by_hand():
@@ -55,8 +55,3 @@ def test_every_token_is_one_line(tokenizer):
     texts = token_texts(tokenizer, np.arange(tokenizer.backend.get_vocab_size()))
     assert all(text and len(text.splitlines()) == 1 and "\t" not in text and "\x1e" not in text for text in texts)
     assert " the" in texts
-
-
-def test_explanations_are_one_line():
-    assert one_line_of(" a\n<text>\tb\x1e user \ud800") == "a <text> b user \\ud800"
-    assert one_line_of("a\u200bb\x07") == "a\\u200bb\\x07"
