@@ -129,7 +129,7 @@ def explain_command(command: Explain) -> int:
         said = "stopped" if isinstance(stop, Stopped) else "interrupted"
         print(f"jsaeval: {said}; add --resume --out {folder.path} to go on", file=sys.stderr)
         return 143 if isinstance(stop, Stopped) else 130
-    show_explanations(report, Console(width=None if sys.stdout.isatty() else 120))
+    show_explanations(report, Console(width=None if sys.stdout.isatty() else 130))
     places = places_of([own["sae"] for own in report["explanations"]["saes"]], LATENT_PAGES)
     indices = [f"{places[own['sae']]}/index.html" for own in report["explanations"]["saes"] if own["latents"]]
     for made in (REPORT, PAGE, *indices):
