@@ -1,6 +1,9 @@
 """N2G beside the algorithm released with Gao et al. 2024, on the same activations of the same latents.
 
-    python experiments/compare_n2g.py
+    python experiments/compare_n2g.py --rows 256
+
+Six minutes on 2 cores. Expected: F1 0.463 against 0.228, difference +0.235 [0.190, 0.285], 1.6 against 2.7 s a
+latent.
 
 Both see the same activations of the split `explain`, as many tokens of context, and the same LM. Ours also reads what
 that split says of single tokens, and its random windows; the released one has no use for them. What is compared is F1
