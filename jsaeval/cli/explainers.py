@@ -110,7 +110,10 @@ def tools(
     """
     name = _simulator_name(command)
     needs_words = command.explainer == "llm" or name != "rule"
-    tokenizer = load_tokenizer(lm) if needs_words else _tokenizer(lm)
+    tokenizer = _tokenizer(lm)
+    if tokenizer is None and needs_words:
+        asked = "--explainer llm" if command.explainer == "llm" else f"--simulator {name}"
+        raise InputError(f"{asked}: reads words, but {card_of(lm).name} came without a tokenizer.json")
     text = token_texts(tokenizer)
     texts = None if command.explanations is None else FileExplainer(Path(command.explanations))
     server = _server(command, name, progress)
