@@ -36,6 +36,11 @@ ODD = dataclasses.replace(
 )
 
 
+def slow(*values):
+    """A case of the long form."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def data():
     rows = np.random.default_rng(5).integers(3, 50, (11, 20)).astype(np.int32)
@@ -86,7 +91,7 @@ def agree(a, b):
                 close(value, y[name], f"latents {name}")
 
 
-@pytest.mark.parametrize(("mesh", "batch"), [((8, 1), 8), ((4, 2), 32), ((2, 4), 8), ((1, 8), 32)])
+@pytest.mark.parametrize(("mesh", "batch"), [slow((8, 1), 8), slow((4, 2), 32), ((2, 4), 8), slow((1, 8), 32)])
 def test_every_mesh_agrees(mesh, batch, model, data, on_one):
     agree(run(model[0], 16, model[1], data, mesh, batch=batch), on_one)
 
@@ -103,7 +108,7 @@ def test_every_activation(kind):
     np.testing.assert_allclose(jsaeval.encode(sae, x, mesh=mesh), jsaeval.encode(sae, x), atol=1e-6)
 
 
-@pytest.mark.parametrize("site", ["attn.hook_z", "hook_resid_mid", "mlp.hook_post", "hook_mlp_out"])
+@pytest.mark.parametrize("site", ["attn.hook_z", slow("hook_resid_mid"), "mlp.hook_post", slow("hook_mlp_out")])
 def test_hooks_inside_a_block(site, data):
     """At `attn.hook_z` the SAE reads the heads of all devices, at `mlp.hook_post` the hidden width of all."""
     lm = tiny_lm()

@@ -135,6 +135,7 @@ def test_what_was_not_measured_is_left_out(single):
     assert "<figure>" not in html and "Faithfulness (to the LM)" not in html and "no controls" in html
 
 
+@pytest.mark.usefixtures("plain_pictures")
 @pytest.mark.parametrize("id", ["ce_recovered_zero", "explained_variance", "downstream_loss", "l0"])
 def test_an_undefined_value_does_not_break_it(report, id):
     report = copy.deepcopy(report)

@@ -129,7 +129,7 @@ def huge(scale):
     )
 
 
-@pytest.mark.parametrize("scale", [1e25, 1e38])
+@pytest.mark.parametrize("scale", [pytest.param(1e25, marks=pytest.mark.slow), 1e38])
 def test_an_sae_of_nan_or_inf_does_not_spoil_the_others(lm, tokens, scale):
     """First, so that the identity control would be made of it; at a hook of its own; and alone."""
     setting, mesh = Setting(batch=4, control_rows=2), jsaeval.make_mesh(1)
