@@ -14,11 +14,10 @@ from jsaeval import processes
 from jsaeval.autointerp.evaluate import Asked, Work, explain
 from jsaeval.cache import cache_dir, keep_programs
 from jsaeval.cli.explainers import tools
+from jsaeval.cli.sections import opened, stopped
 from jsaeval.corpus.masks import MaskName, make_masks
 from jsaeval.errors import InputError
 from jsaeval.lm.card import card_of
-from jsaeval.lm.load import load_lm
-from jsaeval.mesh import make_mesh
 from jsaeval.report.explanations import (
     explanation_metrics,
     explanations_frame,
@@ -32,9 +31,8 @@ from jsaeval.report.tidy import tidy
 from jsaeval.run.checkpoint import Stopped
 from jsaeval.run.evaluate import open_rows
 from jsaeval.run.folder import EXPLANATIONS, LATENT_PAGES, PAGE, REPORT, places_of, write_rendered
-from jsaeval.run.plan import Plan
 from jsaeval.run.provenance import about_lm, about_sae, surroundings
-from jsaeval.run.saes import find_saes, saes_at_one_hook, shipped
+from jsaeval.run.saes import find_saes, shipped
 from jsaeval.run.section_folder import SectionFolder
 from jsaeval.run.stop import stop_signal
 
@@ -126,9 +124,7 @@ def explain_command(command: Explain) -> int:
     try:
         report = _measured(command, names, notes, folder)
     except (Stopped, KeyboardInterrupt) as stop:
-        said = "stopped" if isinstance(stop, Stopped) else "interrupted"
-        print(f"jsaeval: {said}; add --resume --out {folder.path} to go on", file=sys.stderr)
-        return 143 if isinstance(stop, Stopped) else 130
+        return stopped(stop, folder)
     show_explanations(report, Console(width=None if sys.stdout.isatty() else 130))
     places = places_of([own["sae"] for own in report["explanations"]["saes"]], LATENT_PAGES)
     indices = [f"{places[own['sae']]}/index.html" for own in report["explanations"]["saes"] if own["latents"]]
@@ -141,14 +137,8 @@ def _measured(command: Explain, names: tuple[str, ...], notes: list[str], folder
     """The report, when it is in the folder."""
     start = time.perf_counter()
     with Progress() as progress, stop_signal() as wanted:
-        for note in notes:
-            progress.say(note)
-        progress.say(f"loading {command.lm}")
-        mesh = make_mesh(*Plan(mesh=command.mesh).mesh_shape())
-        lm = load_lm(command.lm, command.dtype, mesh)
-        saes, hook = saes_at_one_hook(names, command.hook, command.dtype, lm)
-        folder.check_same(about_lm(lm), [(sae.card.sha256, hook.name) for sae in saes])
-        saes = [sae.renamed(folder.name_of(sae.card.sha256, hook.name)) for sae in saes]
+        asked_for = (command.hook, command.dtype, command.mesh)
+        mesh, lm, saes, hook = opened(command.lm, names, notes, asked_for, folder, progress)
         n_rows = ROWS if command.rows is None and command.tokens is None else command.rows
         rows = open_rows(lm, command.corpus, command.tokens, n_rows, command.context)
         masks = make_masks(np.asarray(rows.tokens), card_of(lm).special_ids, rows.pad, command.metric_mask)

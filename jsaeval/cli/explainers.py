@@ -116,7 +116,7 @@ def tools(
         raise InputError(f"{asked}: reads words, but {card_of(lm).name} came without a tokenizer.json")
     text = token_texts(tokenizer)
     texts = None if command.explanations is None else FileExplainer(Path(command.explanations))
-    server = _server(command, name, progress)
+    server = _server(command, progress)
 
     def explainer(sae: SAE, look_alike: str | None) -> Explainer | None:
         match command.explainer:
@@ -164,7 +164,7 @@ class Promoted(Mapping[int, tuple[list[str], list[str]]]):
         return self.sae.d_sae if reaches_logits(self.hook) else 0
 
 
-def _server(command: "Explain", simulator: str, progress: Progress) -> Server | None:
+def _server(command: "Explain", progress: Progress) -> Server | None:
     if command.base_url is None:
         return None
     budget = Budget(calls=command.max_calls, tokens=command.max_tokens)

@@ -14,10 +14,9 @@ from jsaeval import processes
 from jsaeval.cache import cache_dir, keep_programs
 from jsaeval.cli.features import probe_features
 from jsaeval.cli.files import check_file, write_json
+from jsaeval.cli.sections import opened, stopped
 from jsaeval.corpus.tasks import DEFAULT, Task, open_tasks
 from jsaeval.errors import InputError, nearest
-from jsaeval.lm.load import load_lm
-from jsaeval.mesh import make_mesh
 from jsaeval.probes.evaluate import Asked, context_of, probe
 from jsaeval.probes.features import Pool
 from jsaeval.probes.fit import KINDS, KS, PENALTIES, STRENGTHS, Kind
@@ -30,9 +29,8 @@ from jsaeval.report.progress import Progress
 from jsaeval.report.tidy import tidy
 from jsaeval.run.checkpoint import Stopped
 from jsaeval.run.folder import PAGE, PROBES, REPORT, SCHEMA, write_rendered
-from jsaeval.run.plan import Plan
 from jsaeval.run.provenance import about_lm, about_sae, surroundings
-from jsaeval.run.saes import find_saes, saes_at_one_hook, shipped
+from jsaeval.run.saes import find_saes, shipped
 from jsaeval.run.section_folder import SectionFolder
 from jsaeval.run.stop import stop_signal
 
@@ -118,9 +116,7 @@ def probe_command(command: ProbeTasks) -> int:
     try:
         report = _measured(command, asked, tasks, names, notes, folder)
     except (Stopped, KeyboardInterrupt) as stop:
-        said = "stopped" if isinstance(stop, Stopped) else "interrupted"
-        print(f"jsaeval: {said}; add --resume --out {folder.path} to go on", file=sys.stderr)
-        return 143 if isinstance(stop, Stopped) else 130
+        return stopped(stop, folder)
     show_probes(report, console)
     print(f"\n{folder.path / REPORT}\n{folder.path / PAGE}")
     return 0
@@ -137,16 +133,10 @@ def _measured(
     """The report, when it is in the folder."""
     start = time.perf_counter()
     with Progress() as progress, stop_signal() as wanted:
-        for note in notes:
-            progress.say(note)
-        progress.say(f"loading {command.lm}")
-        mesh = make_mesh(*Plan(mesh=command.mesh).mesh_shape())
-        lm = load_lm(command.lm, command.dtype, mesh)
-        saes, hook = saes_at_one_hook(names, command.hook, command.dtype, lm)
+        asked_for = (command.hook, command.dtype, command.mesh)
+        mesh, lm, saes, hook = opened(command.lm, names, notes, asked_for, folder, progress)
         if hook.reads is not None:
             raise InputError(f"{saes[0].card.name}: a transcoder; probes compare latents with what an SAE reconstructs")
-        folder.check_same(about_lm(lm), [(sae.card.sha256, hook.name) for sae in saes])
-        saes = [sae.renamed(folder.name_of(sae.card.sha256, hook.name)) for sae in saes]
         folder.begin()
 
         def stop() -> None:
