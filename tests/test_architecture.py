@@ -13,6 +13,7 @@ ROOT = Path(jsaeval.__file__).parent
 LAYERS = (
     "cli",
     "report",
+    "rating",
     "autointerp",
     "probes",
     "sizing",
