@@ -4,7 +4,6 @@ Every coefficient can be resampled: `counts` says how often each unit is in each
 together (the intervals of an item) can come and go together.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,10 +37,10 @@ def krippendorff_alpha(ratings: Ratings, level: Level) -> float:
     Returns:
         1: perfect; 0: as by chance; NaN where no unit has two ratings, or all of those are the same.
     """
-    return float(alphas(ratings, level, np.ones((1, len(ratings))))[0])
+    return float(alphas(ratings, np.ones((1, len(ratings))), level)[0])
 
 
-def alphas(ratings: Ratings, level: Level, counts: Counts) -> Float[np.ndarray, " resample"]:
+def alphas(ratings: Ratings, counts: Counts, level: Level) -> Float[np.ndarray, " resample"]:
     """`krippendorff_alpha` of each resample of the units."""
     tally = _Tally.of(ratings)
     keep = tally.sizes >= 2
@@ -78,10 +77,10 @@ def gwet_ac1(ratings: Ratings, n_values: int) -> float:
     Returns:
         1: perfect; 0: as by chance; NaN where no unit has two ratings.
     """
-    return float(ac1s(ratings, n_values, np.ones((1, len(ratings))))[0])
+    return float(ac1s(ratings, np.ones((1, len(ratings))), n_values)[0])
 
 
-def ac1s(ratings: Ratings, n_values: int, counts: Counts) -> Float[np.ndarray, " resample"]:
+def ac1s(ratings: Ratings, counts: Counts, n_values: int) -> Float[np.ndarray, " resample"]:
     """`gwet_ac1` of each resample of the units."""
     tally = _Tally.of(ratings)
     q = max(n_values, len(tally.values), 2)
@@ -101,7 +100,7 @@ def resampled(
     """A coefficient, and what it is when the clusters of units are drawn anew.
 
     Args:
-        coefficient: e.g. `alphas` with its level.
+        coefficient: `alphas` or `ac1s`, with the last argument given.
         ratings: NaN where there is none.
         clusters: which cluster each unit belongs to.
         seed: of the draws.
@@ -110,8 +109,8 @@ def resampled(
         (its value, its value in each resample, how many clusters have a unit that two raters rated); NaN where it
         is not defined.
     """
-    rated = np.isfinite(ratings).any(1)
-    ratings, clusters = ratings[rated], list(itertools.compress(clusters, rated))
+    rated = np.flatnonzero(np.isfinite(ratings).sum(1)).tolist()
+    ratings, clusters = ratings[rated], [clusters[i] for i in rated]
     if not pairable(ratings).any():
         return math.nan, np.full(1, np.nan), 0
     names = {name: i for i, name in enumerate(dict.fromkeys(clusters))}

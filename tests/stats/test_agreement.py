@@ -1,6 +1,7 @@
 """Agreement: closed forms, the `krippendorff` package, a slow AC1 of its own, and resamples that are clusters."""
 
 import itertools
+from functools import partial
 
 import krippendorff
 import numpy as np
@@ -108,8 +109,8 @@ def test_a_resample_is_a_table_with_units_repeated(level):
     table = random_table(rng, 12, 4)
     counts = rng.integers(0, 3, (20, 12)).astype(np.float64)
     repeated = [np.repeat(table, own.astype(int), 0) for own in counts]
-    assert np.allclose(alphas(table, level, counts), [krippendorff_alpha(own, level) for own in repeated])
-    assert np.allclose(ac1s(table, 15, counts), [gwet_ac1(own, 15) for own in repeated])
+    assert np.allclose(alphas(table, counts, level), [krippendorff_alpha(own, level) for own in repeated])
+    assert np.allclose(ac1s(table, counts, 15), [gwet_ac1(own, 15) for own in repeated])
 
 
 def test_clusters_are_drawn_whole():
@@ -141,7 +142,7 @@ def test_intervals_cover():
     hit = 0
     for i in range(60):
         table, clusters = draw(60)
-        ends = interval(resampled(lambda own, counts: alphas(own, "ordinal", counts), table, clusters, i)[1])
+        ends = interval(resampled(partial(alphas, level="ordinal"), table, clusters, i)[1])
         assert ends is not None and ends[0] < ends[1]
         hit += ends[0] <= true <= ends[1]
     assert 49 <= hit <= 60 and 0.5 < true < 0.95
