@@ -41,7 +41,7 @@ def test_a_run_leaves_its_folder(here, capsys):
     (sae,) = report["saes"]
     assert sae["name"] == "tiny-relu" and sae["hook"] == "blocks.1.hook_resid_post" and sae["d_sae"] == 40
     assert set(sae["metrics"]) == {
-        id for id, metric in REGISTRY.items() if metric.needs not in ("probes", "explanations")
+        id for id, metric in REGISTRY.items() if metric.needs not in ("probes", "explanations", "ratings")
     }
     for id, metric in sae["metrics"].items():
         declared = REGISTRY[id]

@@ -37,8 +37,8 @@ class Metric:
         differentiable: in the SAE's parameters.
         formula: as in METRICS.md.
         source: who defined it.
-        needs: the metric group that measures its sums; "controls" for "loss" with the controls; "probes" and
-            "explanations": what `jsaeval probe` and `jsaeval explain` measure.
+        needs: the metric group that measures its sums; "controls" for "loss" with the controls; "probes",
+            "explanations" and "ratings": what `jsaeval probe`, `explain` and `rate` measure.
         value: from `Totals` to the value, elementwise over leading axes.
         count: the column that counts the tokens of the mean.
         by_position: whether it is also given by position bucket.

@@ -13,6 +13,7 @@ from jsaeval.report.facts import facts
 from jsaeval.report.figures import sae_figures, sweep_figures
 from jsaeval.report.numbers import interval, number
 from jsaeval.report.probe_page import probe_facts, probe_section
+from jsaeval.report.rating_page import rating_facts, rating_section
 from jsaeval.report.summary import faithfulness, grounds, interpretability, warnings_of
 from jsaeval.run.folder import is_run
 
@@ -29,7 +30,7 @@ def page(report: dict[str, Any]) -> str:
     """The page of a report as made by `jsaeval.report.json_report.report`, or read back from `report.json`."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"number": number, "interval": interval}
-    parts = ("probes", "explanations")
+    parts = ("probes", "explanations", "ratings")
     environment.loader = jinja2.DictLoader({part: _file(f"{part}.html.jinja") for part in parts})
     template = environment.from_string(_file("page.html.jinja"))
     measured = report["saes"] if is_run(report) else []
@@ -50,7 +51,8 @@ def page(report: dict[str, Any]) -> str:
         controls_rows=report.get("controls", {}).get("rows"),
         probes=probe_section(report) if "probe_summary" in report else None,
         explanations=explanation_section(report) if "explanations" in report else None,
-        facts=facts(report) | probe_facts(report) | explanation_facts(report),
+        ratings=rating_section(report) if "ratings" in report else None,
+        facts=facts(report) | probe_facts(report) | explanation_facts(report) | rating_facts(report),
         plan="\n".join(f"{key} = {value}" for key, value in report["provenance"]["plan"].items() if value is not None),
     )
 
@@ -71,7 +73,7 @@ def _sae(report: dict[str, Any], sae: dict[str, Any]) -> dict[str, Any]:
         "warnings": warnings_of(sae),
         "answers": {
             "Is it faithful?": list(faithfulness(sae)),
-            "Is it interpretable?": list(interpretability(sae)),
+            "Is it interpretable?": list(interpretability(sae, report.get("ratings"))),
             "By what right?": list(grounds(report, sae)),
         },
         "axes": [_axis(sae, axis, title) for axis, title in _AXES.items()],

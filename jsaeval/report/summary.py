@@ -8,6 +8,7 @@ from typing import Any
 
 from jsaeval.report.comparison import FLOORS, comparison, controls_by_hook, short
 from jsaeval.report.numbers import interval, number, percent
+from jsaeval.report.rating_answers import said_in_short
 
 
 # Fewer rows than this, and the bootstrap over rows has little to draw from.
@@ -32,8 +33,8 @@ def faithfulness(sae: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def interpretability(sae: dict[str, Any]) -> Iterator[str]:
-    """Do they reflect human understanding?"""
+def interpretability(sae: dict[str, Any], ratings: dict[str, Any] | None = None) -> Iterator[str]:
+    """Do they reflect human understanding? `ratings`: that section of the report."""
     metrics, latents = sae["metrics"], sae["d_sae"]
     if "l0" in metrics:
         yield f"{number(metrics['l0']['value'])} of {latents:,} latents are active on an average token (L0)."
@@ -53,7 +54,9 @@ def interpretability(sae: dict[str, Any]) -> Iterator[str]:
             f"Predictions from explanations of {loss['n']} latents miss {percent(loss['value'])} of the variance of "
             f"their activations ({_measured(loss)}); what stands beside it is under Explanations."
         )
-    if not {"probe_loss", "activation_prediction_loss"} & metrics.keys():
+    if ratings is not None:
+        yield from said_in_short(ratings, sae["name"])
+    if not {"probe_loss", "activation_prediction_loss", "human_score"} & metrics.keys():
         yield (
             "Sparsity is all that was measured on this side: no probe, explanation or human rating says here whether a "
             "latent means something to people."
@@ -94,6 +97,7 @@ def grounds(report: dict[str, Any], sae: dict[str, Any]) -> Iterator[str]:
         )
     rows, n = report["corpus"]["rows"], report["masks"]["metric_tokens"]
     resampled = {"probe_loss": "texts for probes", "activation_prediction_loss": "latents for explanations"}
+    resampled["human_score"] = "items for ratings"
     there = [what for id, what in resampled.items() if id in sae["metrics"]]
     others = f" (over {' and '.join(there)})" if there else ""
     few = " That is little text: read the intervals, not the digits." if rows < FEW_ROWS else ""

@@ -35,9 +35,9 @@ class Section:
         name: what it holds, in the plural.
         keys: of the report; the last one is there exactly if the section is.
         needs: of the metrics that it adds to each SAE (`jsaeval.metrics.metric.Metric.needs`).
-        plan: file that says what was asked for.
+        plan: file that says what was asked for; empty where the section may be made anew at any time.
         table: file with one line for each result.
-        parts: folder of what is done before all is.
+        parts: folder of what is done before all is; empty where there is none.
     """
 
     name: str
@@ -52,7 +52,9 @@ PROBES = Section("probes", ("probes", "probe_summary"), "probes", "probe.toml", 
 EXPLANATIONS = Section(
     "explanations", ("explanations",), "explanations", "explain.toml", "explanations.parquet", "explaining"
 )
-SECTIONS = (PROBES, EXPLANATIONS)
+# Of a study, which says what was asked for. Ratings go on coming in, so that its section is made again and again.
+RATINGS = Section("ratings", ("ratings",), "ratings", "", "ratings.parquet", "")
+SECTIONS = (PROBES, EXPLANATIONS, RATINGS)
 # Pages of single latents, and what they are made of.
 LATENT_PAGES, RECORDS = "latents", "explanations.jsonl.gz"
 
@@ -193,15 +195,17 @@ def sections_of(report: dict[str, Any]) -> list[Section]:
 
 
 def with_section(report: dict[str, Any], other: dict[str, Any], section: Section) -> dict[str, Any]:
-    """A report with a section of another, and with the metrics of its SAEs that belong to it."""
+    """A report with a section of another, and with the metrics of its SAEs that belong to it, instead of its own."""
     own = {id for id, metric in REGISTRY.items() if metric.needs == section.needs}
     new = {
         which(sae): {id: value for id, value in sae["metrics"].items() if id in own}
         for sae in other["saes"]
         if "error" not in sae
     }
+    kept = [{id: value for id, value in sae.get("metrics", {}).items() if id not in own} for sae in report["saes"]]
     saes = [
-        sae if "error" in sae else sae | {"metrics": sae["metrics"] | new.get(which(sae), {})} for sae in report["saes"]
+        sae if "error" in sae else sae | {"metrics": rest | new.get(which(sae), {})}
+        for sae, rest in zip(report["saes"], kept, strict=True)
     ]
     return report | {"saes": saes} | {key: other[key] for key in section.keys}
 

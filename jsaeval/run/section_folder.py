@@ -1,4 +1,4 @@
-"""The folder of `jsaeval probe` or `explain`: its own, or one of the same LM and SAEs, whose report it completes."""
+"""The folder of a command that adds a section: its own, or one of the same LM and SAEs, whose report it completes."""
 
 import shutil
 import tomllib
@@ -42,11 +42,11 @@ class SectionFolder:
             raise InputError(f"--out {path}: exists and is not a folder")
         if unfinished(path):
             raise InputError(f"--out {path}: holds a run that did not end; let jsaeval run --resume end it first")
-        if (unfinished_parts := path / section.parts).is_dir() and not resume:
+        if section.parts and (unfinished_parts := path / section.parts).is_dir() and not resume:
             raise InputError(
                 f"--out {path}: holds {what} that did not end; --resume goes on with them, or delete {unfinished_parts}"
             )
-        if (plan := path / section.plan).exists():
+        if section.plan and (plan := path / section.plan).exists():
             try:
                 then = tomllib.loads(plan.read_text(encoding="utf-8"))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError):
@@ -79,8 +79,9 @@ class SectionFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with atomic(self.path / self.section.plan) as temporary:
-                temporary.write_text(tomli_w.dumps(self.identity), encoding="utf-8")
+            if self.section.plan:
+                with atomic(self.path / self.section.plan) as temporary:
+                    temporary.write_text(tomli_w.dumps(self.identity), encoding="utf-8")
         except OSError as error:
             raise InputError(f"--out {self.path}: cannot be written to ({error.strerror})") from None
 
@@ -100,5 +101,6 @@ class SectionFolder:
             table.to_parquet(temporary, index=False)
         with atomic(self.path / REPORT) as temporary:
             temporary.write_text(to_text(report), encoding="utf-8")
-        shutil.rmtree(self.path / self.section.parts, ignore_errors=True)
+        if self.section.parts:
+            shutil.rmtree(self.path / self.section.parts, ignore_errors=True)
         return report

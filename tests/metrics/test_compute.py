@@ -177,10 +177,10 @@ def test_what_was_not_measured_is_absent():
 
 
 def test_every_declaration_is_complete():
-    assert len(REGISTRY) == 42
+    assert len(REGISTRY) == 43
     for metric in REGISTRY.values():
         assert metric.formula and metric.source and metric.unit and 1 <= metric.tier <= 5
         # everything about x̂, CE, KL and agreement is faithfulness; everything about z alone is interpretability
-        of_latents = metric.needs in ("norms", "latents", "probes", "explanations")
+        of_latents = metric.needs in ("norms", "latents", "probes", "explanations", "ratings")
         assert metric.axis == ("interpretability" if of_latents else "faithfulness")
     assert {m.id for m in REGISTRY.values() if m.unit == "known wrong"} == {"explained_variance_saebench_0_6"}

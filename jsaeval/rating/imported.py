@@ -1,0 +1,94 @@
+"""Ratings made elsewhere: a table in the long form of `jsaeval.rating.export`, or what Label Studio exports.
+
+Needed columns of a table: rater, item, interval, question, value; again, skipped, seconds, at and rubric may be there,
+others are not looked at. A line without question needs `skipped`. All of a file is stored or nothing is. What stands in
+the store already is not stored again, and a file that was imported before adds nothing. An answer that a file does not
+hold is not taken back.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsaeval.cache import sha256_of
+from jsaeval.errors import InputError
+from jsaeval.rating.answers import ItemAnswers, answers_of
+from jsaeval.rating.import_label_studio import annotations
+from jsaeval.rating.import_lines import Line
+from jsaeval.rating.import_tables import table_lines
+from jsaeval.rating.store import Event, Store
+from jsaeval.rating.study import Study
+
+
+_COMPLAINTS = 30  # that are spelled out
+
+
+def import_file(path: Path, study: Study, store: Store) -> int:
+    """Store the ratings of a file; returns how many events were added.
+
+    Args:
+        path: a .csv or .parquet file, or a .json file of Label Studio.
+        study: that was rated.
+        store: of it.
+
+    Raises:
+        InputError: it cannot be read, or lines are wrong; the message names them. Nothing was stored.
+    """
+    complaints: list[str] = []
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".parquet", ".json"):
+        raise InputError(f"{path}: .csv, .parquet, or .json of Label Studio was expected")
+    lines = list((annotations if suffix == ".json" else table_lines)(path, study, complaints))
+    lines = _once(lines, complaints)
+    if complaints:
+        more = len(complaints) - _COMPLAINTS
+        said = "; ".join(complaints[:_COMPLAINTS]) + (f"; and {more} more" if more > 0 else "")
+        raise InputError(f"{path}: nothing was imported; {said}")
+    if not lines:
+        raise InputError(f"{path}: holds no ratings")
+    events = _new(path, lines, study, store)
+    store.append(*events)
+    return len(events)
+
+
+def _new(path: Path, lines: Sequence[Line], study: Study, store: Store) -> list[Event]:
+    """Events for what does not stand yet. Nonces are made of the file, so that its events are stored once."""
+    before = store.events()
+    stands, known, digest = answers_of(before, study), {own.nonce for own in before}, sha256_of(path)
+    skipped = {line.place for line in lines if line.kind == "skip"}
+    new = [line for line in lines if line.kind != "skip" and not _stands(line, stands.get(line.place), skipped)]
+    taken_back = {line.place for line in new if line.kind == "answer"}  # a skip, by an answer
+    skips = [line for line in lines if line.kind == "skip"]
+    new += [line for line in skips if line.place in taken_back or not _stands(line, stands.get(line.place), skipped)]
+    places, events = [line.place for line in new], []
+    for line in new:
+        nonce = hashlib.sha256(json.dumps([study.id, digest, *line.what]).encode()).hexdigest()
+        # Time is that of the item; a file that corrects an answer does not add it once more.
+        seconds = 0.0 if line.place in stands else line.seconds / places.count(line.place)
+        about = line.rater, line.item, line.again, line.kind, line.interval, line.question, line.value
+        events.append(Event(nonce, *about, seconds, line.rubric, path.name, line.at))
+    return [own for own in events if own.nonce not in known]
+
+
+def _stands(line: Line, own: ItemAnswers | None, skipped: set[tuple[str, str, bool]]) -> bool:
+    """Whether the store says so already. `skipped`: places that the file says were skipped."""
+    if own is None:
+        return False
+    if line.kind == "skip":
+        return own.skipped == line.value
+    if line.kind == "text":
+        return own.texts.get(line.question) == line.value
+    same = own.numbers.get(line.interval, {}).get(line.question) == int(line.value)
+    # An answer takes back a skip that the file does not know.
+    return same and (own.skipped is None or line.place in skipped)
+
+
+def _once(lines: Sequence[Line], complaints: list[str]) -> list[Line]:
+    """Each thing once; two that contradict each other are a complaint."""
+    found: dict[tuple[object, ...], Line] = {}
+    for line in lines:
+        before = found.setdefault(line.what, line)
+        if before.value != line.value:
+            complaints.append(f"{line.where}: contradicts {before.where} ({line.value!r}, there {before.value!r})")
+    return list(found.values())
