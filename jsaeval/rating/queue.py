@@ -30,9 +30,7 @@ def queue_of(study: Study, rater: str) -> tuple[Place, ...]:
 
     order = sorted(study.items, key=lambda id: draw("order", id))
     half = len(order) // 2
-    wanted = round(study.repeats * len(order))
-    if study.repeats > 0 and half >= 2:
-        wanted = max(1, wanted)
+    wanted = max(1, round(study.repeats * len(order))) if study.repeats > 0 and half >= 2 else 0
     again = sorted(order[:half], key=lambda id: draw("again", id))[:wanted]
     queue = [Place(id, False) for id in order]
     for id in again:  # all of them behind the first half, which does not move

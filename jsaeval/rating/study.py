@@ -175,7 +175,9 @@ def read_study(folder: Path) -> Study:
     try:
         rubric = parse_rubric(found["rubric"], f"{path}: rubric")
         items = {own["id"]: _item(own) for own in found["items"]}
-        study = Study(found["id"], found["title"], rubric, found["logits"], found["repeats"], found["seed"], items)
+        study = Study(
+            found["id"], found["title"], rubric, found["logits"], float(found["repeats"]), found["seed"], items
+        )
         if not items:
             raise ValueError("no items")
     except InputError:
@@ -207,7 +209,7 @@ def write_key(folder: Path, key: AnswerKey) -> None:
     """Write `key.json`, which nobody but its owner can read."""
     content = {"schema": SCHEMA} | vars(key) | {"items": {id: vars(own) for id, own in key.items.items()}}
     with atomic(folder / KEY) as temporary:
-        temporary.touch(mode=0o600)
+        temporary.chmod(0o600)
         temporary.write_text(json.dumps(content, allow_nan=False, indent=1) + "\n", encoding="utf-8")
 
 
@@ -220,14 +222,14 @@ def read_key(folder: Path, study: Study) -> AnswerKey:
     path = folder / KEY
     found = _read(path, "it says which items are latents; jsaeval rate prepare writes it")
     try:
+        if unknown := {own["group"] for own in found["items"].values()} - set(GROUPS):
+            raise InputError(f"{path}: group {min(unknown)!r}, one of {', '.join(GROUPS)} was expected")
         items = {id: Identity(**own) for id, own in found["items"].items()}
         key = AnswerKey(items=items, **{own: found[own] for own in _KEY_FIELDS})
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({type(error).__name__}: {one_line(error)})") from None
     if key.study != study.id or key.study_sha256 != sha256_of(folder / STUDY):
         raise InputError(f"{path}: the key of another study; {STUDY} was changed or replaced after it was made")
-    if unknown := {own.group for own in items.values()} - set(GROUPS):
-        raise InputError(f"{path}: group {min(unknown)!r}, one of {', '.join(GROUPS)} was expected")
     if missing := study.items.keys() ^ items.keys():
         raise InputError(f"{path}: item {min(missing)} is in one of {STUDY} and {KEY} only")
     return key
