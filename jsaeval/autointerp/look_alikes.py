@@ -28,7 +28,7 @@ from jsaeval.sae.module import SAE
 
 
 SAMPLE_TOKENS = 2048
-RANDOM, NEURONS = "random_sae", "neurons"
+RANDOM, NEURONS, DIRECTIONS = "random_sae", "neurons", "random_directions"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ def leading_sample(
     return Sample(sample, float(np.linalg.norm(sample.astype(np.float64), axis=1).mean()))
 
 
-def look_alikes(sae: SAE, sample: Sample, seed: int = 0, precision: str = "highest") -> dict[str, SAE]:
+def look_alikes(
+    sae: SAE, sample: Sample, seed: int = 0, precision: str = "highest", names: Sequence[str] = (RANDOM, NEURONS)
+) -> dict[str, SAE]:
     """The random SAE and the coordinates that fire as often as an SAE does on the sample, by name.
 
     Args:
@@ -85,31 +87,51 @@ def look_alikes(sae: SAE, sample: Sample, seed: int = 0, precision: str = "highe
         sample: from `leading_sample`.
         seed: of the random directions.
         precision: of matrix products.
+        names: which; `DIRECTIONS` too, coordinates in an orthonormal basis that is drawn at random.
     """
     x = jnp.asarray(sample.read)
     mean = jnp.mean(x, axis=0)
     with jax.default_matmul_precision(precision):
         z = sae.encode(x.astype(sae.W_enc.dtype))
         l0 = jnp.mean(jnp.sum(z != 0, axis=-1).astype(x.dtype))
-        random = random_sae(seed, sae.d_sae, l0, mean, x)
-    found = {RANDOM: random, NEURONS: coordinates(l0, mean, x)}
-    return {name: own.renamed(f"{sae.card.name}: {name}") for name, own in found.items()}
+        made: dict[str, Callable[[], SAE]] = {
+            RANDOM: lambda: random_sae(seed, sae.d_sae, l0, mean, x),
+            NEURONS: lambda: coordinates(l0, mean, x),
+            DIRECTIONS: lambda: coordinates(l0, mean, x, random_basis(seed, x.shape[1])),
+        }
+        return {name: made[name]().renamed(f"{sae.card.name}: {name}") for name in names}
+
+
+def random_basis(seed: int, width: int) -> Float[jax.Array, "width width"]:
+    """Orthonormal rows, uniformly distributed (Mezzadri 2007, arXiv math-ph/0609050, §5)."""
+    q, r = jnp.linalg.qr(jax.random.normal(jax.random.fold_in(jax.random.key(seed), width), (width, width)))
+    return (q * jnp.sign(jnp.diagonal(r))[None]).T
 
 
 def coordinates(
-    l0: Float[jax.Array, ""], mean: Float[jax.Array, " d_in"], sample: Float[jax.Array, "token d_in"]
+    l0: Float[jax.Array, ""],
+    mean: Float[jax.Array, " d_in"],
+    sample: Float[jax.Array, "token d_in"],
+    basis: Float[jax.Array, "d_in d_in"] | None = None,
 ) -> SAE:
     """The coordinates of x − mean, where they are above the one threshold that makes `l0` of them fire on average.
 
     At most those that are positive fire.
+
+    Args:
+        l0: how many fire on average.
+        mean: of x.
+        sample: activations that fix the threshold.
+        basis: orthonormal rows, in which the coordinates are; default those of x itself.
     """
     width = mean.shape[0]
-    deviation = sample - jnp.broadcast_to(mean, sample.shape)
+    basis = jnp.eye(width) if basis is None else basis
+    deviation = (sample - jnp.broadcast_to(mean, sample.shape)) @ basis.T
     threshold = jnp.maximum(jnp.quantile(deviation, 1.0 - jnp.clip(l0 / width, 0.0, 1.0)), 0.0)
     return SAE(
-        W_enc=jnp.eye(width),
+        W_enc=basis.T,
         b_enc=jnp.zeros(width),
-        W_dec=jnp.eye(width),
+        W_dec=basis,
         b_dec=mean,
         b_pre=mean,
         threshold=jnp.full(width, threshold),

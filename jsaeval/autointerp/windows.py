@@ -53,7 +53,7 @@ def cut_windows(rows: Rows, masks: Masks, seed: int = 0, shares: dict[Split, flo
         seed: of the split of documents.
         shares: the chance of a document to come into each split.
     """
-    documents = _documents(rows, masks)
+    documents = documents_of(rows, masks)
     n_rows, positions = documents.shape
     counted = np.asarray(masks.metric) & (documents >= 0)
     changes = np.ones(documents.shape, bool)
@@ -100,7 +100,8 @@ def split_of(
     return np.searchsorted(edges, uniform(seed, document), side="right")
 
 
-def _documents(rows: Rows, masks: Masks) -> Integer[np.ndarray, "row position"]:
+def documents_of(rows: Rows, masks: Masks) -> Integer[np.ndarray, "row position"]:
+    """The document of each token, -1: none; each row is one where nothing is known of documents."""
     if rows.documents is None:
         return np.broadcast_to(np.arange(len(rows.tokens), dtype=np.int32)[:, None], rows.tokens.shape)
     documents = np.array(rows.documents)

@@ -23,6 +23,7 @@ from jsaeval.autointerp.server.estimate import Estimate, confirm, unwritten
 from jsaeval.autointerp.server.json_levels import JSONSimulator
 from jsaeval.autointerp.server.llm import LLMExplainer
 from jsaeval.autointerp.server.logprobs import LogprobSimulator
+from jsaeval.cli.sections import tokenizer_of
 from jsaeval.errors import InputError
 from jsaeval.forward.logit_effects import logit_effects, reaches_logits
 from jsaeval.hooks import Hook
@@ -110,7 +111,7 @@ def tools(
     """
     name = _simulator_name(command)
     needs_words = command.explainer == "llm" or name != "rule"
-    tokenizer = _tokenizer(lm)
+    tokenizer = tokenizer_of(lm)
     if tokenizer is None and needs_words:
         asked = "--explainer llm" if command.explainer == "llm" else f"--simulator {name}"
         raise InputError(f"{asked}: reads words, but {card_of(lm).name} came without a tokenizer.json")
@@ -215,11 +216,3 @@ def _simulator_name(command: "Explain") -> str:
     if command.simulator_lm is not None and name != "host":
         raise InputError(f"--simulator-lm: --simulator {name} uses none; it belongs to --simulator host")
     return name
-
-
-def _tokenizer(lm: HostLM) -> TextTokenizer | None:
-    """That of the LM, if it has one."""
-    try:
-        return load_tokenizer(lm)
-    except InputError:
-        return None

@@ -10,7 +10,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +22,7 @@ from jsaeval import processes
 from jsaeval.cli.explain import Explain, explain_command
 from jsaeval.cli.plan import Sizing, size
 from jsaeval.cli.probe import ProbeTasks, probe_command
+from jsaeval.cli.rate_prepare import RatePrepare, rate_prepare
 from jsaeval.cli.reading import Compare, Report, Show, compare, report, show
 from jsaeval.cli.run import Run, run
 from jsaeval.errors import InputError, nearest
@@ -35,10 +36,13 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "compare": (Compare, compare),
     "probe": (ProbeTasks, probe_command),
     "explain": (Explain, explain_command),
+    "rate prepare": (RatePrepare, rate_prepare),
     "report": (Report, report),
     "show": (Show, show),
 }
 _NEED_AN_ARGUMENT = (Compare, Report, Show)
+# First words of commands of two words.
+_FAMILIES = {name.split()[0] for name in COMMANDS if " " in name}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         command = parse(argv)
-        _, execute = COMMANDS[argv[0]]
+        _, execute = COMMANDS[which(argv)[0]]
         return execute(command)
     except InputError as error:
         print(f"jsaeval: {error}", file=sys.stderr)
@@ -67,16 +71,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         _end_without(gone, error)
 
 
-def parse(argv: list[str]) -> Any:
+def which(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The name of the command, of one word or two, and the words behind it.
+
+    Raises:
+        InputError: there is none of that name.
+        SystemExit: with code 0 after `--help` behind the first of two words.
+    """
+    first, *rest = argv
+    if first in COMMANDS:
+        return first, rest
+    if first not in _FAMILIES:
+        raise InputError(f"{first!r}: no such command{nearest(first, [name.split()[0] for name in COMMANDS])}")
+    family = {name.split()[1]: name for name in COMMANDS if name.startswith(f"{first} ")}
+    if rest and rest[0] in ("-h", "--help"):
+        print(_overview(family.values()))
+        raise SystemExit(0)
+    if not rest or rest[0] not in family:
+        said = f"{first} {rest[0]}: no such command" if rest else f"{first}: what?"
+        raise InputError(said + nearest(rest[0] if rest else "", family))
+    return family[rest[0]], rest[1:]
+
+
+def parse(argv: Sequence[str]) -> Any:
     """The command with its values.
 
     Raises:
         InputError: no such command, flag or value.
         SystemExit: with code 0 after `--help`.
     """
-    name, *rest = argv
-    if name not in COMMANDS:
-        raise InputError(f"{name!r}: no such command{nearest(name, COMMANDS)}")
+    name, rest = which(argv)
     kind, _ = COMMANDS[name]
     flags = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(kind)}
     flags |= {f"--no-{f.name.replace('_', '-')}" for f in dataclasses.fields(kind) if isinstance(f.default, bool)}
@@ -113,8 +137,8 @@ def _one_line(box: str) -> str:
     return " ".join(" ".join(lines or [box]).split())
 
 
-def _overview() -> str:
-    lines = [f"  jsaeval {name:8} {kind.__doc__}" for name, (kind, _) in COMMANDS.items()]
+def _overview(names: Iterable[str] = tuple(COMMANDS)) -> str:
+    lines = [f"  jsaeval {name:12} {COMMANDS[name][0].__doc__}" for name in names]
     return "\n".join(
         ["jsaeval evaluates sparse autoencoders.", "", *lines, "", "jsaeval COMMAND --help lists the flags."]
     )

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 
 from jax.sharding import Mesh
 
+from jsaeval.errors import InputError
 from jsaeval.hooks import Hook
-from jsaeval.lm.load import load_lm
+from jsaeval.lm.load import load_lm, load_tokenizer
 from jsaeval.lm.protocol import HostLM
+from jsaeval.lm.tokenizer import TextTokenizer
 from jsaeval.mesh import make_mesh
 from jsaeval.report.progress import Progress
 from jsaeval.run.checkpoint import Stopped
@@ -48,6 +50,14 @@ def opened(
     saes, hook = saes_at_one_hook(names, hook_name, dtype, lm)
     folder.check_same(about_lm(lm), [(sae.card.sha256, hook.name) for sae in saes])
     return mesh, lm, [sae.renamed(folder.name_of(sae.card.sha256, hook.name)) for sae in saes], hook
+
+
+def tokenizer_of(lm: HostLM) -> TextTokenizer | None:
+    """That of the LM, if it has one."""
+    try:
+        return load_tokenizer(lm)
+    except InputError:
+        return None
 
 
 def stopped(stop: BaseException, folder: SectionFolder) -> int:

@@ -37,6 +37,18 @@ def single(report):
     return one
 
 
+@pytest.fixture(scope="module")
+def html(report):
+    """The page of `report`. Its figures take seconds."""
+    return page(report)
+
+
+@pytest.fixture(scope="module")
+def html_of_one(report):
+    """The page of `single`."""
+    return page(report | {"saes": report["saes"][:1]})
+
+
 class Page(Nested):
     """Checks that elements nest, and collects what the tests look at."""
 
@@ -66,8 +78,7 @@ class Page(Nested):
                 self.headings.append(data)
 
 
-def test_the_page_is_whole_and_asks_for_nothing(report):
-    html = page(report)
+def test_the_page_is_whole_and_asks_for_nothing(html):
     parsed = Page(html)
     assert not parsed.urls and "http" not in html.replace("http-equiv", "")
     assert len(parsed.ids) == len(set(parsed.ids))
@@ -76,8 +87,8 @@ def test_the_page_is_whole_and_asks_for_nothing(report):
     assert len(html.encode()) < 1.5e6
 
 
-def test_every_number_is_there_with_its_meaning(single):
-    text = re.sub(r"\s+", " ", " ".join(Page(page(single)).text))
+def test_every_number_is_there_with_its_meaning(single, html_of_one):
+    text = re.sub(r"\s+", " ", " ".join(Page(html_of_one).text))
     (sae,) = single["saes"]
     for id, metric in sae["metrics"].items():
         declared = REGISTRY[id]
@@ -91,21 +102,21 @@ def test_every_number_is_there_with_its_meaning(single):
     assert single["corpus"]["sha256"] in text
 
 
-def test_headings_and_figures(report, single):
-    one, many = Page(page(single)), Page(page(report))
+def test_headings_and_figures(html, html_of_one):
+    one, many = Page(html_of_one), Page(html)
     assert one.headings[0] == "Is this SAE any good?" and many.headings[0] == "Are these SAEs any good?"
     for heading in ("Is it faithful?", "Is it interpretable?", "By what right?"):
         assert one.headings.count(heading) == 1 and many.headings.count(heading) == 2
-    assert page(single).count("<figure>") == 4  # controls, curve, positions, densities
-    assert page(report).count("<figure>") == 2 * 4 + 4 + 1  # and four fronts and all curves
-    assert page(single).count('role="img"') == page(single).count("<figure>")
+    assert html_of_one.count("<figure>") == 4  # controls, curve, positions, densities
+    assert html.count("<figure>") == 2 * 4 + 4 + 1  # and four fronts and all curves
+    assert html_of_one.count('role="img"') == 4
 
 
-def test_a_failed_sae_is_shown_and_escaped(report):
-    html = page(report)
+def test_a_failed_sae_is_shown_and_escaped(html):
     assert "broken &amp; &lt;lost&gt;" in html and "<lost>" not in html and "Failed: no weights" in html
 
 
+@pytest.mark.usefixtures("plain_pictures")
 def test_warnings_stand_over_an_sae_and_are_counted_in_the_table_of_all(report):
     report = copy.deepcopy(report)
     report["saes"][0]["behaviour"]["warnings"] = ["x < y", "is this its LM?"]
@@ -116,11 +127,11 @@ def test_warnings_stand_over_an_sae_and_are_counted_in_the_table_of_all(report):
     assert '<p class="alarm">Warning: x &lt; y</p><p class="alarm">Warning: is this its LM?</p>' in section
 
 
-def test_the_best_floor_stands_beside_the_value(single):
+def test_the_best_floor_stands_beside_the_value(single, html_of_one):
     sae = single["saes"][0]
     for id, pick in (("explained_variance", max), ("ce_increase", min)):
         best = pick(sae["floors"][name]["metrics"][id]["value"] for name in FLOORS)
-        row = re.search(rf"<b>{id}</b>.*?</tr>", page(single), re.DOTALL)
+        row = re.search(rf"<b>{id}</b>.*?</tr>", html_of_one, re.DOTALL)
         assert row and f'data-label="best floor">{number(best)}' in row[0]
 
 
@@ -168,6 +179,7 @@ def test_verdicts_follow_the_interval(single, ci95, expected):
     assert re.search(rf"{phrase}[^.]*PCA", told)
 
 
+@pytest.mark.usefixtures("plain_pictures")
 def test_a_broken_splice_is_said_first(single):
     single["controls"]["identity"]["holds"] = False
     assert next(grounds(single, single["saes"][0])).startswith("FAILED")

@@ -9,6 +9,7 @@ import pytest
 
 from jsaeval.corpus.masks import make_masks
 from jsaeval.errors import InputError
+from jsaeval.forward.batch import GROUPS
 from jsaeval.hooks import parse_hook
 from jsaeval.mesh import make_mesh
 from jsaeval.run import calibration, checkpoint, engine
@@ -22,6 +23,8 @@ from tests.tiny import HOOK, tiny_sae
 ROWS, BATCH, CONTROL_ROWS = 11, 2, 3
 OF = {"LM": "lm", "text": "text", "SAE": {"a": "1"}}
 SAES = [tiny_sae("topk", d_sae=24, input_norm="expected_average")]
+# Most of a test's time is compilation.
+QUICK = {"groups": ("norms", "reconstruction", "latents"), "control_rows": 0}
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +34,8 @@ def data():
     return rows, make_masks(rows.astype(np.int32), (0, 1, 2), 0)
 
 
-def run(lm, data, checkpoints=None, cache=None):
-    setting = Setting(batch=BATCH, control_rows=CONTROL_ROWS)
+def run(lm, data, checkpoints=None, cache=None, **setting):
+    setting = Setting(batch=BATCH, **QUICK | setting)
     return measure(lm, SAES, parse_hook(HOOK), *data, make_mesh(1), setting, cache=cache, checkpoints=checkpoints)
 
 
@@ -60,7 +63,8 @@ def going_on(folder, **more):
 
 def same(a, b):
     assert a.calibration_tokens == b.calibration_tokens and a.batch == b.batch
-    for one, other in ((a.table, b.table), (a.controls, b.controls)):
+    assert (a.controls is None) == (b.controls is None)
+    for one, other in ((a.table, b.table), *([] if a.controls is None else [(a.controls, b.controls)])):
         leaves, others = (jax.tree.leaves_with_path(table.to_arrays()) for table in (one, other))
         for (path, x), (where, y) in zip(leaves, others, strict=True):
             assert path == where
@@ -72,18 +76,27 @@ def whole(lm, data):
     return run(lm, data)
 
 
-@pytest.mark.parametrize(("n_batches", "kept"), [(1, True), (3, True), (5, True), (5, False)])
+@pytest.mark.parametrize(
+    ("n_batches", "kept"),
+    [
+        pytest.param(1, True, marks=pytest.mark.slow),
+        (3, True),
+        pytest.param(5, True, marks=pytest.mark.slow),
+        (5, False),
+    ],
+)
 def test_the_same_numbers_to_the_last_bit(n_batches, kept, lm, data, tmp_path, monkeypatch):
     """Among the control rows, just behind them, and later; with counters that are not in the table yet."""
     monkeypatch.setattr(engine, "FLUSH_EVERY", 2)
     if not kept:
         monkeypatch.setattr(calibration, "ACTIVATION_BYTES", 0)
-    expected = run(lm, data)
+    everything = {"groups": GROUPS, "control_rows": CONTROL_ROWS}
+    expected = run(lm, data, **everything)
     with pytest.raises(Stopped):
-        run(lm, data, interrupted_after(n_batches, tmp_path))
+        run(lm, data, interrupted_after(n_batches, tmp_path), **everything)
     resumed = going_on(tmp_path)
     assert resumed.resumed_rows == {1: 1, 3: 3, 5: 7}[n_batches]
-    same(run(lm, data, resumed), expected)
+    same(run(lm, data, resumed, **everything), expected)
 
 
 def test_interrupted_twice(lm, data, whole, tmp_path):
@@ -92,7 +105,7 @@ def test_interrupted_twice(lm, data, whole, tmp_path):
     with pytest.raises(Stopped):
         run(lm, data, interrupted_after(2, tmp_path, resume=True))
     resumed = going_on(tmp_path)
-    assert resumed.resumed_rows == 5
+    assert resumed.resumed_rows == 2 * 2 * BATCH
     same(run(lm, data, resumed), whole)
 
 
@@ -120,7 +133,8 @@ def test_stopped_while_the_second_hook_calibrates(lm, data, tmp_path):
 
 def test_several_hooks(lm, data, tmp_path):
     """A pass that came to its end is not run again."""
-    saes, setting = [tiny_sae("relu"), tiny_sae("topk", hook="blocks.0.hook_mlp_out")], Setting(batch=4, control_rows=2)
+    saes = [tiny_sae("relu"), tiny_sae("topk", hook="blocks.0.hook_mlp_out")]
+    setting = Setting(batch=BATCH, **QUICK)
     tokens, seen = data[0].astype(np.int32), []
 
     def evaluated(checkpoints=None):
@@ -135,13 +149,14 @@ def test_several_hooks(lm, data, tmp_path):
             progress=lambda stage, done, total: seen.append((stage, done)),
         )
 
-    expected = evaluated()
-    # Each pass has 5 batches and asks 5 times in calibration and 4 times between batches.
-    stops = iter([False] * (9 + 5 + 2) + [True])
+    asked = itertools.count()
+    expected = evaluated(Checkpoints(tmp_path / "counting", every=1e9, stop=lambda: next(asked) < 0))
+    last = next(asked)
     with pytest.raises(Stopped):
-        evaluated(Checkpoints(tmp_path / "checkpoint", every=0.0, stop=lambda: next(stops)))
+        left = itertools.count(3 - last)
+        evaluated(Checkpoints(tmp_path / "checkpoint", every=0.0, stop=lambda: next(left) >= 0))
     rows_before = Checkpoints(tmp_path / "checkpoint", resume=True).resumed_rows
-    assert rows_before == ROWS + 6
+    assert ROWS < rows_before < 2 * ROWS
     resumed = evaluated(Checkpoints(tmp_path / "checkpoint", resume=True))
     assert resumed.provenance["resumed_rows"] == rows_before
     assert sum(done for stage, done in seen if stage == "measuring") == ROWS * 24  # of the second pass alone
@@ -163,7 +178,7 @@ def test_a_cache_is_read_but_not_left_half_full(lm, data, whole, tmp_path):
 
 def test_the_last_two_are_kept_and_a_damaged_one_is_seen(lm, data, whole, tmp_path):
     with pytest.raises(Stopped):
-        stops = iter([False] * 12 + [True])
+        stops = iter([False] * 9 + [True])
         checkpoints = Checkpoints(tmp_path, every=0.0, stop=lambda: next(stops))
         checkpoints.open(OF)
         run(lm, data, checkpoints)

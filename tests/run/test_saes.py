@@ -132,8 +132,8 @@ def huge(scale):
 @pytest.mark.parametrize("scale", [pytest.param(1e25, marks=pytest.mark.slow), 1e38])
 def test_an_sae_of_nan_or_inf_does_not_spoil_the_others(lm, tokens, scale):
     """First, so that the identity control would be made of it; at a hook of its own; and alone."""
-    setting, mesh = Setting(batch=4, control_rows=2), jsaeval.make_mesh(1)
-    options = {"tokens": np.asarray(tokens), "mesh": mesh, "setting": setting}
+    setting = Setting(batch=4, groups=("reconstruction", "loss"), control_rows=2)
+    options = {"tokens": np.asarray(tokens), "mesh": jsaeval.make_mesh(1), "setting": setting}
     bad, elsewhere = huge(scale), dataclasses.replace(huge(scale), card=tiny_sae(hook="blocks.0.hook_mlp_out").card)
     results = evaluate(lm, [bad, tiny_sae("topk"), elsewhere], **options)
     first, good, last = results.entries
@@ -142,6 +142,7 @@ def test_an_sae_of_nan_or_inf_does_not_spoil_the_others(lm, tokens, scale):
     assert "first in row 0" in first.error
     assert list(results.controls) == ["blocks.1.hook_resid_post"]
     assert results.controls["blocks.1.hook_resid_post"].identity_holds()
+    options["setting"] = dataclasses.replace(setting, control_rows=0)
     (alone,) = evaluate(lm, [tiny_sae("topk")], **options).saes
     for id, value in alone.metrics.items():
         np.testing.assert_allclose(good[id], value.value, rtol=2e-5, err_msg=id)

@@ -1,0 +1,216 @@
+"""`jsaeval rate prepare`: choose what people will rate, and write it where a server and a report find it."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from jsaeval import processes
+from jsaeval.cache import cache_dir, keep_programs
+from jsaeval.cli.sections import opened, stopped, tokenizer_of
+from jsaeval.corpus.masks import MaskName, make_masks
+from jsaeval.errors import InputError
+from jsaeval.lm.card import card_of
+from jsaeval.rating.prepare import Asked, Prepared, prepare
+from jsaeval.rating.queue import queue_of
+from jsaeval.rating.rubric import Rubric, load_rubric
+from jsaeval.rating.study import ANSWERS, FOLDER, STUDY, AnswerKey, write_key, write_study
+from jsaeval.report.latent_record import token_texts
+from jsaeval.report.latent_text import visible, visible_alone
+from jsaeval.report.progress import Progress
+from jsaeval.run.checkpoint import Stopped
+from jsaeval.run.evaluate import open_rows
+from jsaeval.run.folder import RATINGS
+from jsaeval.run.provenance import about_lm, about_sae, surroundings
+from jsaeval.run.saes import find_saes, shipped
+from jsaeval.run.section_folder import SectionFolder
+from jsaeval.run.stop import stop_signal
+from jsaeval.sae.module import SAE
+
+
+ROWS, LATENTS = 256, 20
+
+
+@dataclass(frozen=True)
+class RatePrepare:
+    """Prepare a study: latents and controls for people to rate."""
+
+    latents: str | None = None
+    """How many latents of each SAE, sampled by density; or which: "3,17,40-45", of one alone "7,"; or all.
+    Default: 20; in the folder of jsaeval explain, of those that are explained."""
+    controls: int = 5
+    """How many latents of a random SAE, coordinates of the activation, and random directions; 0: none."""
+    rubric: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")] = "bricken2023"
+    """What is asked: bricken2023, interpretability, or a TOML file of your own."""
+    intervals: int = 3
+    """Intervals of activation that are rated, of each item; all 11 are shown."""
+    contexts: int = 5
+    """Contexts shown in each interval, at most."""
+    repeats: float = 0.08
+    """Share of the items that each rater gets a second time, to see whether raters agree with themselves."""
+    title: str | None = None
+    """Of the study; raters read it. Default: the LM and the corpus."""
+    lm: str = "smollm2-135m"
+    """Language model: a name, a .gguf file, or a Hugging Face model folder."""
+    sae: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """SAE: a name, a file, a folder, or a quoted pattern. Repeat for several at one hook. Default: the LM's own."""
+    hook: str | None = None
+    """Hook, e.g. blocks.9.hook_resid_post. Default: the one stored with the SAE."""
+    corpus: str = "ag-news"
+    """Name, file, folder, or data set of the hub."""
+    tokens: Annotated[str | None, tyro.conf.arg(metavar="FILE.npy")] = None
+    """Token ids (row, position) instead of text."""
+    rows: int | None = None
+    """Rows of text. Default: 256, or all of --tokens."""
+    context: int = 128
+    """Positions of a row."""
+    metric_mask: MaskName = "no-special"
+    """Which tokens count."""
+    mesh: str | None = None
+    """Devices as DATA,MODEL. Default: all on the data axis."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights and activations."""
+    precision: Literal["highest", "default"] = "highest"
+    """Of matrix products."""
+    seed: int = 0
+    """Of all draws."""
+    out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder for the study, new or of a run of the same LM and SAEs. Default: a fresh one under runs/."""
+
+
+def rate_prepare(command: RatePrepare) -> int:
+    """Write a study; returns the exit code.
+
+    Raises:
+        InputError: a flag, file or latent that cannot be meant, or a folder that holds a study.
+    """
+    _check(command)
+    rubric = load_rubric(command.rubric)
+    names, notes = find_saes(command.sae or shipped(command.lm))
+    identity = {key: value for key, value in vars(command).items() if value is not None and key not in ("out", "mesh")}
+    folder = SectionFolder.claim(RATINGS, command.out, identity | {"sae": list(names)}, resume=False)
+    place = folder.path / FOLDER
+    if any((place / name).exists() for name in (STUDY, ANSWERS)):
+        raise InputError(f"--out {folder.path}: holds a study; choose another folder, or delete {place}")
+    keep_programs()
+    try:
+        found = _prepared(command, rubric, names, notes, folder)
+    except Stopped as stop:
+        return stopped(stop, folder)
+    for note in found.notes:
+        print(note)
+    print(_told(found))
+    print(f"{place}\nnext: jsaeval rate serve {folder.path} --rater NAME --rater NAME")
+    return 0
+
+
+def _check(command: RatePrepare) -> None:
+    if processes.launcher() is not None:
+        raise InputError("jsaeval rate prepare runs in one process; it uses all devices of its host")
+    for name, least in (("controls", 0), ("intervals", 1), ("contexts", 1), ("seed", 0)):
+        if (value := getattr(command, name)) < least:
+            raise InputError(f"--{name} {value}: at least {least} is needed")
+    if not 0 <= command.repeats <= 0.5:
+        raise InputError(f"--repeats {command.repeats}: a share from 0 to 0.5 was expected")
+
+
+def _prepared(
+    command: RatePrepare, rubric: Rubric, names: tuple[str, ...], notes: list[str], folder: SectionFolder
+) -> Prepared:
+    """What was prepared, when it is in the folder."""
+    start = time.perf_counter()
+    with Progress() as progress, stop_signal() as wanted:
+        mesh, lm, saes, hook = opened(
+            command.lm, names, notes, (command.hook, command.dtype, command.mesh), folder, progress
+        )
+        n_rows = ROWS if command.rows is None and command.tokens is None else command.rows
+        rows = open_rows(lm, command.corpus, command.tokens, n_rows, command.context)
+        masks = make_masks(np.asarray(rows.tokens), card_of(lm).special_ids, rows.pad, command.metric_mask)
+        text = token_texts(tokenizer_of(lm))
+
+        def stop() -> None:
+            if wanted():
+                raise Stopped
+
+        found = prepare(
+            lm,
+            saes,
+            hook,
+            rows,
+            masks,
+            rubric,
+            lambda id: visible(text(id)),
+            lambda id: visible_alone(text(id)),
+            command.title or f"{card_of(lm).name} on {rows.name}",
+            _asked(command),
+            among=None if command.latents is not None else _explained(folder, saes),
+            mesh=mesh,
+            cache=cache_dir("evidence"),
+            progress=progress,
+            stop=stop,
+        )
+    settings = {"hook": hook.name, "corpus": rows.name, "rows": len(rows.tokens), "positions": rows.tokens.shape[1]}
+    settings |= {"metric_mask": command.metric_mask, "corpus_sha256": rows.sha256()} | vars(_asked(command))
+    provenance: dict[str, Any] = {"plan": folder.identity} | surroundings(lm, mesh, command.precision)
+    provenance["wall_s"] = time.perf_counter() - start
+    about = [about_sae(sae, hook) for sae in saes]
+    folder.begin()
+    _write(folder.path / FOLDER, found, about_lm(lm), about, settings, provenance)
+    return found
+
+
+def _write(place: Path, found: Prepared, lm: dict, saes: list[dict], settings: dict, provenance: dict) -> None:
+    """The study last: where it is, its key is too."""
+    made = place.with_name(f".{place.name}")
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        made.mkdir()
+        sha256 = write_study(made, found.study)
+        write_key(made, AnswerKey(found.study.id, sha256, found.items, lm, saes, settings, provenance))
+        made.rename(place)
+    except OSError as error:
+        raise InputError(f"{place}: cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _asked(command: RatePrepare) -> Asked:
+    return Asked(
+        str(LATENTS) if command.latents is None else command.latents,
+        command.controls,
+        command.intervals,
+        command.contexts,
+        command.repeats,
+        command.precision,
+        command.seed,
+    )
+
+
+def _explained(folder: SectionFolder, saes: list[SAE]) -> list[list[int]] | None:
+    """For each SAE its explained latents, where the folder has explanations of all of them."""
+    section = {} if folder.before is None else folder.before.get("explanations", {})
+    of = {own["sae"]: own["latents"] for own in section.get("saes", ())}
+    if not of or any(sae.card.name not in of for sae in saes):
+        return None
+    return [
+        [own["latent"] for own in of[sae.card.name] if own["dictionary"] is None and own["problem"] is None]
+        for sae in saes
+    ]
+
+
+def _told(found: Prepared) -> str:
+    """What raters will have to do."""
+    study = found.study
+    questions = len(study.rubric.asked(study.logits))
+    units = sum(len(item.units) for item in study.items.values())
+    groups = [own.group for own in found.items.values()]
+    controls = len(groups) - groups.count("latent")
+    again = sum(place.again for place in queue_of(study, ""))
+    return (
+        f"{groups.count('latent')} latents and {controls} controls, {units} ratings of {questions} questions each; "
+        f"every rater gets {again} of the {len(groups)} items twice"
+    )

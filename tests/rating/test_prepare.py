@@ -1,0 +1,160 @@
+"""A study is prepared from a real pass: what is chosen, what is shown of it, and that nothing tells what it is."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from jsaeval.autointerp.sampling import LEAST
+from jsaeval.cli import main
+from jsaeval.corpus.masks import make_masks
+from jsaeval.corpus.rows import Rows
+from jsaeval.errors import InputError
+from jsaeval.hooks import parse_hook
+from jsaeval.mesh import make_mesh
+from jsaeval.rating.prepare import Asked, prepare
+from jsaeval.rating.rubric import load_rubric
+from jsaeval.rating.study import GROUPS, read_key, read_study
+from tests.tiny import HOOK, tiny_lm, tiny_sae
+
+
+TOKENS = np.random.default_rng(0).integers(3, 50, (40, 20)).astype(np.int32)
+TOKENS[:, 0] = 1
+ROWS, MASKS = Rows("test", TOKENS, None, 0), make_masks(TOKENS, (0, 1, 2), 0)
+SAES = [tiny_sae("topk", k=4), dataclasses.replace(tiny_sae("jumprelu"), card=tiny_sae("jumprelu").card)]
+
+
+def prepared(saes=SAES[:1], rubric="bricken2023", hook=HOOK, **asked):
+    asked = {"latents": "6", "controls": 3} | asked
+    return prepare(
+        tiny_lm(),
+        saes,
+        parse_hook(hook),
+        ROWS,
+        MASKS,
+        load_rubric(rubric),
+        lambda id: f"<{id}>",
+        lambda id: f"[{id}]",
+        "a title",
+        Asked(**asked),
+        mesh=make_mesh(1),
+    )
+
+
+@pytest.fixture(scope="module")
+def found():
+    return prepared(SAES)
+
+
+def test_groups(found):
+    names = [sae.card.name for sae in SAES]
+    for name in names:
+        groups = [own.group for own in found.items.values() if own.sae == name]
+        assert sorted(groups) == sorted([*["latent"] * 6, *[group for group in GROUPS[1:] for _ in range(3)]])
+    assert list(found.study.items) == sorted(found.study.items) == sorted(found.items)
+    for name in names:
+        own = [(own.group, own.latent) for own in found.items.values() if own.sae == name]
+        assert len(set(own)) == len(own)
+    assert found.study.title == "a title" and found.study.logits and not found.notes
+
+
+def test_what_is_shown(found):
+    for item in found.study.items.values():
+        assert len(item.intervals) == 11 and item.intervals[-1]
+        filled = [i for i, windows in enumerate(item.intervals, 1) if windows]
+        assert set(item.rated) <= set(filled) and len(item.rated) == min(3, len(filled))
+        assert len(item.promoted) == len(item.suppressed) == 10
+        shares = [own.share for own in (*item.promoted, *item.suppressed)]
+        assert max(map(abs, shares)) == 1 and item.promoted[0].share >= item.promoted[-1].share
+        assert item.suppressed[0].share <= item.suppressed[-1].share
+        assert item.promoted[0].token.startswith("[")
+        for windows in item.intervals:
+            for window in windows:
+                assert len(window.tokens) <= 9 and window.tokens[window.focus].startswith("<")
+
+
+def test_controls_fire_as_often_as_latents(found):
+    for sae in SAES:
+        by_group = {
+            group: [own.density for own in found.items.values() if own.group == group and own.sae == sae.card.name]
+            for group in GROUPS
+        }
+        assert len(set(by_group["latent"])) > 3
+        for group in GROUPS[1:]:
+            assert set(by_group[group]) <= set(by_group["latent"])
+
+
+def test_ids_are_new_and_all_else_stays(found):
+    again = prepared(SAES)
+    assert not set(again.items) & set(found.items)
+    shown = [{dataclasses.replace(item, id="") for item in own.study.items.values()} for own in (found, again)]
+    assert shown[0] == shown[1]
+    assert sorted(map(str, found.items.values())) == sorted(map(str, again.items.values()))
+
+
+def test_a_rubric_of_whole_items():
+    assert {item.units for item in prepared(rubric="interpretability").study.items.values()} == {(0,)}
+
+
+def test_a_hook_without_logits():
+    sae = tiny_sae("topk", k=4, hook="blocks.1.attn.hook_z", d_in=16)
+    study = prepared([sae], hook="blocks.1.attn.hook_z").study
+    assert not study.logits and all(not item.promoted and not item.suppressed for item in study.items.values())
+
+
+def test_no_controls_and_named_latents():
+    some = prepared(controls=0, latents="all")
+    assert {own.group for own in some.items.values()} == {"latent"}
+    rare = [note for note in some.notes if "left out" in note]
+    assert len(rare) + len(some.items) == SAES[0].d_sae
+    dead = dataclasses.replace(SAES[0], b_enc=SAES[0].b_enc.at[3].set(-1e3))
+    with_dead = prepared([dead], controls=0, latents="3,5")
+    assert with_dead.notes == (f"{dead.card.name}: latent 3 fires 0 times, {LEAST} are needed: left out",)
+    with pytest.raises(InputError, match=f"no latent fires at {LEAST} tokens or more; give more --rows"):
+        prepared([dead], latents="3,")
+    with pytest.raises(InputError, match="there is no latent 4000"):
+        prepared(latents="4000,")
+
+
+def test_among():
+    pool = [1, 2, 7, 9, 12, 20, 30]
+    options = {"among": [pool], "mesh": make_mesh(1)}
+    shown = (load_rubric("bricken2023"), str, str, "t", Asked(latents="4", controls=0))
+    chosen = prepare(tiny_lm(), SAES[:1], parse_hook(HOOK), ROWS, MASKS, *shown, **options)
+    assert {own.latent for own in chosen.items.values()} <= set(pool) and 0 < len(chosen.items) <= 4
+
+
+def test_the_command(tmp_path, capsys):
+    flags = ["rate", "prepare", "--lm", "tiny", "--rows", "16", "--latents", "3", "--controls", "1"]
+    assert main([*flags, "--out", str(tmp_path / "study")]) == 0
+    told = capsys.readouterr().out
+    assert "3 latents and 3 controls, 18 ratings of 5 questions each; every rater gets 1 of the 6 items twice" in told
+    study = read_study(tmp_path / "study" / "rating")
+    key = read_key(tmp_path / "study" / "rating", study)
+    assert key.lm["name"] == "tiny" and study.title == "tiny on ag-news" and len(key.saes) == 1
+    assert key.settings["latents"] == "3" and key.provenance["plan"]["lm"] == "tiny"
+    assert sorted(path.name for path in (tmp_path / "study").rglob("*")) == ["key.json", "rating", "study.json"]
+    assert json.loads((tmp_path / "study" / "rating" / "study.json").read_text())["items"]
+    before = (tmp_path / "study" / "rating" / "study.json").read_bytes()
+    assert main([*flags, "--out", str(tmp_path / "study")]) == 2
+    assert "holds a study; choose another folder" in capsys.readouterr().err
+    assert (tmp_path / "study" / "rating" / "study.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rubric", "nothing"], "--rubric nothing: no such file"),
+        (["--intervals", "0"], "--intervals 0: at least 1 is needed"),
+        (["--controls", "-1"], "--controls -1: at least 0 is needed"),
+        (["--repeats", "0.9"], "--repeats 0.9: a share from 0 to 0.5"),
+        (["--repeats", "nan"], "--repeats nan: a share from 0 to 0.5"),
+        (["--sae", "no/such.file"], "no/such.file"),
+    ],
+)
+def test_bad_input(flags, message, tmp_path, capsys):
+    assert main(["rate", "prepare", "--lm", "tiny", *flags, "--out", str(tmp_path / "study")]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+    assert not (tmp_path / "study").exists()
