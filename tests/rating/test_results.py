@@ -1,5 +1,6 @@
 """What a study found: closed forms, controls that simulated raters tell from latents, and what is missing."""
 
+import dataclasses
 import json
 import math
 
@@ -194,8 +195,6 @@ def test_skips_notes_and_undone_answers(study_key):
 
 
 def test_answers_under_another_rubric_are_counted(study_key):
-    import dataclasses
-
     study, key = study_key
     events = rate(study, "ann", of_group(key, "latent")[0], 3, FULL)
     old = [dataclasses.replace(own, rubric="0123456789ab") for own in events]
