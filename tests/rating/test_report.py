@@ -1,10 +1,12 @@
 """`jsaeval rate report`: the section in report.json, on the page and on the terminal; alone, and beside a run."""
 
 import dataclasses
+import io
 import json
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from jsaeval.cli.rate_results import RateReport, rate_report, study_folder
 from jsaeval.cli.reading import Report, report
@@ -13,6 +15,7 @@ from jsaeval.metrics.registry import REGISTRY
 from jsaeval.rating.study import GROUPS
 from jsaeval.report.page import page
 from jsaeval.report.rating_page import rating_section
+from jsaeval.report.ratings import show_ratings
 from jsaeval.report.summary import interpretability
 from jsaeval.run.folder import RATINGS, read_report, sections_of
 from tests.rating.made import LM, about_sae, answer, made_study, simulated, write
@@ -115,12 +118,13 @@ def test_the_page_holds_it_all(rated):
     )
 
 
-def test_it_is_printed(rated, capsys, plain_pictures):
+def test_it_is_printed(rated):
     folder, _, _ = rated
-    assert rate_report(RateReport(str(folder / "rating"))) == 0  # the folder inside will do
-    printed = capsys.readouterr().out
-    assert "3 raters" in printed and "random SAE" in printed and "better" in printed and "Krippendorff's α" in printed
-    assert str(folder / "report.html") in printed
+    printed = io.StringIO()
+    show_ratings(read_report(folder), Console(file=printed, width=130))
+    text = printed.getvalue()
+    assert "3 raters" in text and "random SAE" in text and "better" in text and "Krippendorff's α" in text
+    assert "interval 11" in text and "[bold]" not in text
 
 
 def test_the_interpretability_half(rated):
@@ -132,20 +136,21 @@ def test_the_interpretability_half(rated):
     assert "no probe, explanation or human rating" not in text and "WORSE" not in text
 
 
-def test_ratings_go_on_coming_in(tmp_path, plain_pictures):
+def test_ratings_go_on_coming_in(tmp_path, plain_pictures, capsys):
     study, key = made_study()
     store = write(tmp_path, study, key)
     with pytest.raises(InputError, match="nobody has rated anything yet; jsaeval rate serve"):
         rate_report(RateReport(str(tmp_path)))
     assert not (tmp_path / "report.json").exists()
     store.append(*simulated(study, key, "ann", 0.1, 0, most=5))
-    assert rate_report(RateReport(str(tmp_path))) == 0
+    assert rate_report(RateReport(str(tmp_path / "rating"))) == 0  # the folder inside will do
     first = read_report(tmp_path)
     store.append(*simulated(study, key, "ben", 0.1, 0))
     assert rate_report(RateReport(str(tmp_path))) == 0
     second = read_report(tmp_path)
     assert first["ratings"]["counts"]["raters"] == 1 and second["ratings"]["counts"]["raters"] == 2
     assert second["saes"][0]["metrics"]["human_score"]["n"] == 36 > first["saes"][0]["metrics"]["human_score"]["n"]
+    assert str(tmp_path / "report.html") in capsys.readouterr().out
     page_text = (tmp_path / "report.html").read_text()
     (tmp_path / "report.html").unlink()
     assert report(Report(str(tmp_path))) == 0 and (tmp_path / "report.html").read_text() == page_text
