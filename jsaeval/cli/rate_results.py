@@ -18,7 +18,7 @@ from jsaeval.rating.imported import import_file
 from jsaeval.rating.label_studio import write_label_studio
 from jsaeval.rating.results import results
 from jsaeval.rating.store import Event, Store
-from jsaeval.rating.study import ANSWERS, FOLDER, STUDY, AnswerKey, Study, read_key, read_study
+from jsaeval.rating.study import ANSWERS, FOLDER, KEY, STUDY, AnswerKey, Study, read_key, read_study
 from jsaeval.report.page import page
 from jsaeval.report.ratings import HUMAN_SCORE, rating_metrics, ratings_frame, ratings_to_json, show_ratings
 from jsaeval.report.tidy import tidy
@@ -110,7 +110,7 @@ def rate_export(command: RateExport) -> int:
         or folder / (f"answers-{stamp}.sqlite" if command.format == "sqlite" else f"answers.{command.format}")
     )
     check_file("--to", str(path))
-    if path.resolve() in {(folder / name).resolve() for name in (ANSWERS, STUDY)}:
+    if path.resolve() in {(folder / name).resolve() for name in (ANSWERS, KEY, STUDY)}:
         raise InputError(f"--to {path}: that is part of the study itself; choose another name")
     events = _events(folder, study)
     if command.format == "sqlite":

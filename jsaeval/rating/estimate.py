@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jsaeval.stats.agreement import Coefficient, Ratings, pairable, resampled
-from jsaeval.stats.bootstrap import interval, row_counts
+from jsaeval.stats.bootstrap import interval, kept_counts
 from jsaeval.stats.correlation import spearman, spearmans
 
 
@@ -36,7 +36,7 @@ class Sample(NamedTuple):
     def resampled(self, seed: int) -> Float[np.ndarray, "resample unit"]:
         """How often each unit is in each resample of the items."""
         names = {name: i for i, name in enumerate(dict.fromkeys(self.items))}
-        return row_counts(len(names), seed)[:, [names[name] for name in self.items]]
+        return kept_counts(len(names), seed)[:, [names[name] for name in self.items]]
 
 
 def seed_of(seed: int, *names: str) -> int:

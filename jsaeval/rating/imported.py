@@ -8,6 +8,7 @@ hold is not taken back.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,11 +62,11 @@ def _new(path: Path, lines: Sequence[Line], study: Study, store: Store) -> list[
     taken_back = {line.place for line in new if line.kind == "answer"}  # a skip, by an answer
     skips = [line for line in lines if line.kind == "skip"]
     new += [line for line in skips if line.place in taken_back or not _stands(line, stands.get(line.place), skipped)]
-    places, events = [line.place for line in new], []
+    of_place, events = Counter(line.place for line in new), []
     for line in new:
         nonce = hashlib.sha256(json.dumps([study.id, digest, *line.what]).encode()).hexdigest()
         # Time is that of the item; a file that corrects an answer does not add it once more.
-        seconds = 0.0 if line.place in stands else line.seconds / places.count(line.place)
+        seconds = 0.0 if line.place in stands else line.seconds / of_place[line.place]
         about = line.rater, line.item, line.again, line.kind, line.interval, line.question, line.value
         events.append(Event(nonce, *about, seconds, line.rubric, path.name, line.at))
     return [own for own in events if own.nonce not in known]

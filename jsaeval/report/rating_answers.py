@@ -134,10 +134,14 @@ def _shown(found: Mapping[str, Any]) -> str:
     return f"{number(found['value'])} {interval(dict(found))}".strip()
 
 
-def _percents(found: Mapping[str, Any]) -> str:
+def share_and_ends(found: Mapping[str, Any]) -> tuple[str, str]:
+    """A share in percent, and its interval or nothing."""
     low, high = found.get("ci95") or (None, None)
-    ends = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-    return percent(found["value"]) + ends
+    return percent(found["value"]), "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _percents(found: Mapping[str, Any]) -> str:
+    return " ".join(share_and_ends(found)).strip()
 
 
 def _several(n: int, what: str) -> str:

@@ -36,11 +36,13 @@ def scores_figure(own: dict[str, Any], maximum: int, id: str) -> Picture | None:
     if intervals:
         caption += " High intervals of a latent are known to be more consistent than low ones."
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 2.6 if intervals else 0.35 * len(groups) + 0.8), layout="constrained")
+        figure = Figure(figsize=(7.2, 2.9 if intervals else 0.35 * len(groups) + 0.8), layout="constrained")
         left, *right = figure.subplots(1, 2 if intervals else 1, squeeze=False)[0]
         _by_group(left, groups, maximum)
         for ax in right:
             _by_interval(ax, groups, maximum)
+            handles, labels = ax.get_legend_handles_labels()
+            figure.legend(handles, labels, frameon=False, ncols=4, loc="outside lower center", handlelength=4)
         return Picture(svg(figure, f"{id}-scores", caption), caption)
 
 
@@ -64,4 +66,3 @@ def _by_interval(ax: Axes, groups: dict[str, Any], maximum: int) -> None:
             ax.errorbar(at + aside, one["value"], yerr=error_bar(one), fmt=marker, color=shade, capsize=2, elinewidth=1)
     ax.set_xticks(sorted(ticks))
     ax.set(ylim=(0, maximum), xlabel="interval of activation, 11: the largest", ylabel="human score")
-    ax.legend(frameon=False, fontsize=7, handlelength=3)

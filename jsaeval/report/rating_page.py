@@ -11,6 +11,7 @@ from jsaeval.report.rating_answers import (
     said_of_counts,
     said_of_kinds,
     said_of_score,
+    share_and_ends,
     warnings,
 )
 from jsaeval.report.rating_figure import scores_figure
@@ -19,6 +20,12 @@ from jsaeval.run.folder import LATENT_PAGES, places_of
 
 
 _SHOWN = 12  # latents of each end
+_ONE = {
+    "latent": "latent",
+    "random_sae": "latent of the random SAE",
+    "neurons": "neuron",
+    "random_directions": "random direction",
+}
 _TEXT = 300  # characters of what a rater wrote that are shown; all are in report.json
 _COEFFICIENTS = {
     "alpha_ordinal": "Krippendorff's α, ordinal",
@@ -49,7 +56,7 @@ def rating_section(report: dict[str, Any]) -> dict[str, Any]:
         "raters": [_rater(section, own) for own in section["counts"]["by_rater"]],
         "l0": section["l0"] if len(section["saes"]) > 1 else None,
         "disagreements": [_disagreement(own, pages) for own in section["disagreements"]],
-        "groups": GROUP_TITLES,
+        "controls": any(own["minus"] for own in section["saes"]),
         "shown": _SHOWN,
     }
 
@@ -97,7 +104,9 @@ def _sae(section: Mapping[str, Any], own: dict[str, Any], id: str, pages: Mappin
 
 def _group(own: dict[str, Any], group: str) -> dict[str, Any]:
     found, minus = own["groups"][group], own["minus"].get(group)
-    return found | {"name": GROUP_TITLES[group], "minus": minus, "verdict": minus and verdict(minus)}
+    about = {"name": GROUP_TITLES[group], "short": GROUP_TITLES[group].partition(":")[0]}
+    about |= {"share": share_and_ends(found["above"]) if found["above"] else None}
+    return found | about | {"minus": minus, "verdict": minus and verdict(minus)}
 
 
 def _questions(section: Mapping[str, Any], own: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -123,7 +132,7 @@ def _rater(section: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 def _disagreement(own: dict[str, Any], pages: Mapping[Any, str]) -> dict[str, Any]:
     scores = sorted(own["scores"].items(), key=lambda pair: (-pair[1], pair[0]))
-    about = {"page": _page(own, own["sae"], pages), "name": GROUP_TITLES[own["group"]]}
+    about = {"page": _page(own, own["sae"], pages), "name": _ONE[own["group"]]}
     return own | about | {"scores": [(clean(who), f"{score:g}") for who, score in scores], "texts": _texts(own)}
 
 

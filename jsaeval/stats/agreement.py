@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jsaeval.stats.bootstrap import row_counts
+from jsaeval.stats.bootstrap import kept_counts
 
 
 Level = Literal["nominal", "ordinal", "interval"]
@@ -117,7 +117,7 @@ def resampled(
     cluster = np.array([names[name] for name in clusters], np.int64)
     value = float(coefficient(ratings, np.ones((1, len(ratings))))[0])
     n = len(np.unique(cluster[pairable(ratings)]))
-    return value, coefficient(ratings, row_counts(len(names), seed)[:, cluster]), n
+    return value, coefficient(ratings, kept_counts(len(names), seed)[:, cluster]), n
 
 
 def pairable(ratings: Ratings) -> Bool[np.ndarray, " unit"]:

@@ -1,5 +1,6 @@
 """What a study found: closed forms, controls that simulated raters tell from latents, and what is missing."""
 
+import dataclasses
 import json
 import math
 
@@ -47,6 +48,11 @@ def rated(study_key):
     return [own for i, (name, noise) in enumerate(raters.items()) for own in simulated(study, key, name, noise, i)]
 
 
+@pytest.fixture(scope="module")
+def whole(study_key, rated):
+    return found(*study_key, rated)
+
+
 def test_the_score_is_a_mean_of_means(study_key):
     study, key = study_key
     a, b = of_group(key, "latent")[:2]
@@ -74,10 +80,9 @@ def test_the_score_is_a_mean_of_means(study_key):
     assert count["incomplete"] == 4 and count["skipped"] == 0 and count["units"] == 3 * 30
 
 
-def test_simulated_raters_see_what_is_there(study_key, rated):
+def test_simulated_raters_see_what_is_there(study_key, rated, whole):
     study, key = study_key
-    made = found(study, key, rated)
-    (own,) = made["saes"]
+    made, (own,) = whole, whole["saes"]
     scores = {group: own["groups"][group]["score"] for group in GROUPS}
     values = [scores[group]["value"] for group in GROUPS]
     assert values == sorted(values, reverse=True) and values[0] > 9 > 6 > values[1]
@@ -113,21 +118,20 @@ def test_simulated_raters_see_what_is_there(study_key, rated):
     assert [one["repeats"] for one in counted["by_rater"]] == [3, 3, 3] and 10 < counted["seconds_per_item"] < 20
 
 
-def test_results_do_not_depend_on_the_order_of_raters(study_key, rated):
+def test_results_do_not_depend_on_the_order_of_raters(study_key, rated, whole):
     study, key = study_key
     mixed = sorted(rated, key=lambda own: (own.item, own.again, own.rater))
-    assert found(study, key, mixed) == found(study, key, rated)
+    assert found(study, key, mixed) == whole
 
 
-def test_repeats_never_enter_the_score(study_key, rated):
+def test_repeats_never_enter_the_score(study_key, rated, whole):
     study, key = study_key
     without = [own for own in rated if not own.again]
     wild = [
         answer(study, own.rater, own.item, own.interval, own.question, 0, True) for own in rated if own.kind == "answer"
     ]
-    plain, made = found(study, key, without), found(study, key, without + wild)
-    assert made["saes"] == plain["saes"] and made["agreement"] == plain["agreement"]
-    assert plain["self_agreement"]["pooled"]["exact"]["reason"] == "nobody has rated an item twice"
+    made = found(study, key, without + wild)
+    assert made["saes"] == whole["saes"] and made["agreement"] == whole["agreement"]
     assert made["self_agreement"]["pooled"]["mean_absolute_difference"]["value"] > 4
 
 
@@ -176,6 +180,7 @@ def test_nothing_is_no_crash(study_key):
     made = found(study, key, [])
     assert made["counts"]["raters"] == 0 and made["saes"][0]["groups"]["latent"]["score"]["value"] is None
     assert made["counts"]["seconds_per_item"] is None
+    assert made["self_agreement"]["pooled"]["exact"]["reason"] == "nobody has rated an item twice"
 
 
 def test_skips_notes_and_undone_answers(study_key):
@@ -194,8 +199,6 @@ def test_skips_notes_and_undone_answers(study_key):
 
 
 def test_answers_under_another_rubric_are_counted(study_key):
-    import dataclasses
-
     study, key = study_key
     events = rate(study, "ann", of_group(key, "latent")[0], 3, FULL)
     old = [dataclasses.replace(own, rubric="0123456789ab") for own in events]
@@ -216,7 +219,7 @@ def test_rubric_of_items_and_no_logits():
 
 
 def test_correlations():
-    study, key = made_study(latents=8, saes=("one", "two", "three"))
+    study, key = made_study(latents=8, controls=1, saes=("one", "two", "three"))
     events = list(simulated(study, key, "ann", 0.3, 0))
     score = {
         own["latent"]: own["score"]

@@ -130,7 +130,7 @@ def test_clusters_are_drawn_whole():
 
 
 def test_intervals_cover():
-    """Of 60 samples of 60 items, about 19 in 20 intervals hold α of 4,000 items: chance of fewer than 49 is 1e-4."""
+    """Of 40 samples of 40 items, about 19 in 20 intervals hold α of 4,000 items: chance of fewer than 32 is 1e-4."""
     rng = np.random.default_rng(11)
 
     def draw(items):
@@ -140,9 +140,9 @@ def test_intervals_cover():
 
     true = krippendorff_alpha(draw(4000)[0], "ordinal")
     hit = 0
-    for i in range(60):
-        table, clusters = draw(60)
+    for i in range(40):
+        table, clusters = draw(40)
         ends = interval(resampled(partial(alphas, level="ordinal"), table, clusters, i)[1])
         assert ends is not None and ends[0] < ends[1]
         hit += ends[0] <= true <= ends[1]
-    assert 49 <= hit <= 60 and 0.5 < true < 0.95
+    assert hit >= 32 and 0.5 < true < 0.95
