@@ -136,8 +136,8 @@
   }
   const firstOpen = () => stops().find((own) => !chosen(own.id)) ?? stops()[0];
   function step(by) {
-    const own = here();
-    if (!own) return go(firstOpen());
+    const own = here(), end = document.activeElement === $("[rel=next]");
+    if (!own) return go(end && by < 0 ? stops().at(-1) : firstOpen());
     const next = stops()[stops().indexOf(own) + by];
     if (next) go(next);
     else if (by > 0) $("[rel=next]").focus();
