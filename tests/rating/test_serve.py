@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import tyro
 
 from jsaeval.cli.rate_serve import RateServe, rate_serve
 from jsaeval.errors import InputError
@@ -49,6 +50,12 @@ def test_it_serves_until_a_signal(tmp_path):
         assert second.stop(signal.SIGTERM) == (0, "")
     assert [own.value for own in served.store.events("Ada")] == ["2", "2"]
     assert served.store.raters() == ["Ada", "Bob B.", "me"]
+
+
+def test_flags():
+    words = ["runs/x", "--rater", "Ada", "--rater", "Bob B.", "--port", "0", "--allow-host", "a.example"]
+    assert tyro.cli(RateServe, args=words) == RateServe("runs/x", ("Ada", "Bob B."), port=0, allow_host=("a.example",))
+    assert tyro.cli(RateServe, args=["x"]) == RateServe("x")
 
 
 def _ask_nonsense(port):
@@ -94,6 +101,13 @@ def test_what_cannot_be_served(tmp_path):
             serve(tmp_path, ["me"], host=host, port=port)
 
 
+def _started(folder, names, port):
+    try:
+        return Process(folder, names, port=port)
+    except RuntimeError:  # somebody has it
+        return None
+
+
 @pytest.mark.slow
 def test_kill_9_loses_and_doubles_nothing(tmp_path):
     """Twenty times, at random moments, while eight raters answer, who send again what was not confirmed."""
@@ -110,14 +124,17 @@ def test_kill_9_loses_and_doubles_nothing(tmp_path):
             while not done.is_set():
                 n, unit, value = own.randint(1, len(queue)), own.choice((2, 5, 8, 11)), str(own.randint(0, 3))
                 fields = {"unit": unit, "question": "confidence", "value": value}
-                nonce = line.persist(f"/item/{n}/answer", **fields)
+                nonce = line.persist(f"/item/{n}/answer", within=600, **fields)
                 confirmed[name].append((nonce, queue[n - 1].item, unit, value))
             line.close()
         except BaseException as error:
             failures.append(error)
             raise
 
-    server = Process(tmp_path, names)  # the raters end with it, or a minute after it
+    # Not a port that the system gives to those who connect: one of them could get it, while nobody listens, and so be
+    # connected with itself.
+    ports = draw.sample(range(20000, 30000), 20)
+    server = next(own for port in ports if (own := _started(tmp_path, names, port)))
     port, threads = server.port, [threading.Thread(target=rate, args=own, daemon=True) for own in server.links.items()]
     for own in threads:
         own.start()

@@ -158,7 +158,7 @@ def _rate_all(screen, study, who):
             numbers[5]["specificity"] = 1
             screen.keys("1")
         if n == 10:  # up to the first question of the group, for another answer
-            screen.keys("i", "Escape", *"j" * sum(map(len, numbers.values())))
+            screen.keys("i", "Escape", *"j" * (1 + sum(map(len, numbers.values()))))
             assert screen.page.evaluate("document.activeElement.rel") == "next"
             screen.keys("k", "ArrowUp", "ArrowDown", *"k" * (len(ids) - 2), "ArrowUp")
             assert screen.focus() == "5.confidence"
@@ -276,6 +276,30 @@ def test_conditions_clicks_and_clearing(tmp_path, chromium):
         ("clear", "effect_size_gap", ""),
     ]
     assert not screen.wrong
+    screen.context.close()
+
+
+def test_help_skip_and_their_keys(tmp_path, chromium):
+    served = on_disk(tmp_path, make_study(2, windows=1))
+    screen = Screen(chromium)
+    with Process(tmp_path, ("Ada",)) as server:
+        screen.page.goto(server.links["Ada"])
+        screen.keys("?")
+        screen.until("document.querySelector('dialog').open")
+        assert "previous question" in screen.page.inner_text("dialog")
+        screen.keys("1", "n", "u", "Escape")
+        assert not screen.page.evaluate("document.querySelector('dialog').open")
+        screen.keys("s")
+        screen.page.keyboard.type("n1?u")  # in a list, letters choose
+        screen.keys("Escape")
+        assert (
+            screen.page.evaluate("!document.querySelector('.skip').open && document.activeElement.tagName") == "SUMMARY"
+        )
+        screen.keys("1")  # nothing has the focus: it leads to the first question, and answers nothing
+        assert screen.focus() == "11.confidence" and screen.page.url.endswith("/item/1")
+        screen.keys("Control+a", "Alt+2", "Control+2")
+        screen.page.wait_for_timeout(300)
+    assert not served.store.events() and not screen.wrong
     screen.context.close()
 
 

@@ -134,10 +134,10 @@
     own.focus({ preventScroll: true });
     own.scrollIntoView({ block: "center" });
   }
-  const firstOpen = () => stops().find((own) => !chosen(own.id)) ?? stops()[0];
+  const open = () => stops().find((own) => !chosen(own.id));
   function step(by) {
     const own = here(), end = document.activeElement === $("[rel=next]");
-    if (!own) return go(end && by < 0 ? stops().at(-1) : firstOpen());
+    if (!own) return go(end && by < 0 ? stops().at(-1) : open() ?? stops()[0]);
     const next = stops()[stops().indexOf(own) + by];
     if (next) go(next);
     else if (by > 0) $("[rel=next]").focus();
@@ -149,7 +149,7 @@
   }
   function digit(value) {
     const own = here();
-    if (!own) return go(firstOpen());
+    if (!own) return step(1); // never answer what is perhaps not in view
     const radio = $(`input[value="${value}"]`, own);
     if (!radio) return status(`There is no ${value} here.`, "bad");
     if (!radio.checked) {
@@ -187,8 +187,8 @@
       if (target.closest(".skip")) {
         target.closest(".skip").open = false;
         $(".skip summary").focus();
-      } else if (firstOpen()) go(firstOpen());
-      else target.blur();
+      } else if (open()) go(open());
+      else $("[rel=next]").focus(); // all is answered: a digit would change an answer
       return true;
     }
     if (event.ctrlKey || event.metaKey || event.altKey || $("dialog[open]") || !$("#answers")) return false;
