@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install run test test-slow lint test-peers test-tpu test-llm-server compare-saelens compare-probes clean
+.PHONY: install run test test-slow lint test-peers test-tpu test-llm-server test-browser compare-saelens compare-probes clean
 
 install: $(VENV)/.installed
 
@@ -19,7 +19,7 @@ run: install
 	$(BIN)/jsaeval run
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not peers and not tpu and not slow and not llm_server'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not peers and not tpu and not slow and not llm_server and not browser'
 
 # The long form of what `make test` runs in short, and the TPU compiler.
 test-slow: install $(VENV)-tpu/.installed
@@ -43,6 +43,11 @@ $(VENV)-tpu/.installed: pyproject.toml constraints.txt
 # Explanations and simulations over llama.cpp's server and SmolLM2. Its installation compiles for a quarter of an hour.
 test-llm-server: install $(VENV)-llmserver/.installed
 	$(BIN)/python -m pytest -m llm_server -s
+
+# Rating by keyboard in Chromium, which the system has to have (Debian: apt-get install chromium).
+test-browser: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,browser]'
+	$(BIN)/python -m pytest -m browser -s
 
 # Speed and numbers beside SAELens. About ten minutes.
 compare-saelens: install $(VENV)-saelens/.installed

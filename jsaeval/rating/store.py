@@ -200,10 +200,10 @@ class Store:
             event = Event(nonce, rater, last.item, last.again, "undo", last.interval, "", str(last.id), 0.0, rubric)
             return _stored(run, event), last
 
-    def events(self, rater: str | None = None) -> list[Event]:
-        """Events of a rater, or of all, in the order in which they were stored."""
+    def events(self, rater: str | None = None, after: int = 0) -> list[Event]:
+        """Events of a rater, or of all, in the order in which they were stored; those with an id above `after`."""
         with self._lock:
-            return _events(self._connection.execute, rater)
+            return _events(self._connection.execute, rater, after)
 
     def backup(self, path: Path) -> None:
         """A copy as of now, while others write.
@@ -254,9 +254,9 @@ def _content(event: Event) -> tuple[object, ...]:
     return event.rater, event.item, event.again, event.kind, event.interval, event.question, event.value
 
 
-def _events(run: Callable[..., sqlite3.Cursor], rater: str | None) -> list[Event]:
-    where, values = ("", ()) if rater is None else ("WHERE rater = ?", (rater,))
-    return [_event(row) for row in run(f"SELECT {_COLUMNS}, id FROM events {where} ORDER BY id", values)]
+def _events(run: Callable[..., sqlite3.Cursor], rater: str | None, after: int = 0) -> list[Event]:
+    where, values = ("id > ?", (after,)) if rater is None else ("rater = ? AND id > ?", (rater, after))
+    return [_event(row) for row in run(f"SELECT {_COLUMNS}, id FROM events WHERE {where} ORDER BY id", values)]
 
 
 def _by_nonce(run: Callable[..., sqlite3.Cursor], nonce: str) -> Event | None:

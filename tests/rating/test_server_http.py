@@ -1,0 +1,480 @@
+"""Routes of the rating server: who is let in, what is stored, and what is refused."""
+
+import sys
+
+import pytest
+
+from jsaeval.rating.queue import queue_of
+from jsaeval.rating.server.forms import LONGEST_REASON, MOST_BYTES, REASONS
+from jsaeval.rating.server.static import load_assets
+from jsaeval.rating.store import LONGEST_TEXT, NOTE, Store
+from jsaeval.rating.study import ANSWERS, FOLDER, KEY, STUDY, read_study
+from tests.rating.browser import Person, browser, fresh, tree
+from tests.rating.studies import make_study, on_disk
+
+
+@pytest.fixture
+def served(tmp_path):
+    return on_disk(tmp_path, make_study(6, repeats=0.2, windows=1, length=3))
+
+
+@pytest.fixture
+def person(served):
+    return Person(served.study, served.store)
+
+
+def stored(person, name="Ada"):
+    return [(own.kind, own.interval, own.question, own.value) for own in person.store.events(name)]
+
+
+def refused(answer, status):
+    """It is refused with one sentence."""
+    assert answer.status_code == status, answer.text
+    assert answer.text.count("\n") <= 1 and answer.text.strip().endswith(".") and "<" not in answer.text
+    return answer.text
+
+
+# Who is let in.
+
+
+def test_the_link_sets_a_cookie_that_scripts_cannot_read(person):
+    answer = person.client.get(f"/r/{person.secret}")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    name, *attributes = answer.headers["set-cookie"].split("; ")
+    assert name == f"jsaeval-{person.study.id}={person.secret}"
+    assert {"HttpOnly", "SameSite=lax", "Path=/"} <= set(attributes)
+    assert person.secret not in person.client.get("/item/1").text
+
+
+@pytest.mark.parametrize("secret", ["wrong", "x" * 43, "%00", "a" * 5000, "%ff", "..%2f..%2fkey.json"])
+def test_an_unknown_link_is_refused_in_a_sentence(served, secret):
+    answer = browser(served.study, served.store).get(f"/r/{secret}")
+    assert answer.status_code == 404 and not answer.cookies
+    assert tree(answer.text).all("p")[0].text == (
+        "There is no such page." if "2f" in secret else "This link is not known here."
+    )
+
+
+@pytest.mark.parametrize("path", ["/", "/item/1", "/done", "/help"])
+def test_without_a_cookie_there_is_nothing(served, path):
+    client = browser(served.study, served.store)
+    assert client.get(path).status_code == 401
+    client.cookies.set(f"jsaeval-{served.study.id}", "x" * 43)
+    assert "Open the link" in client.get(path).text
+
+
+def test_a_rater_with_two_links_has_one_queue(person):
+    person.answer(1, 7, "confidence", 2)
+    other = Person(person.study, person.store)
+    assert [own.attributes["value"] for own in other.page().all("input") if "checked" in own.attributes] == ["2"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:8000", "", "127.0.0.1.evil.example", "localhost@evil.example", "a b", "[::1", "x:y"],
+)
+def test_other_host_names_are_refused(person, host):
+    refused(person.client.get("/item/1", headers={"Host": host}), 421)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost:8000", "LOCALHOST", "[::1]:8000", "192.168.1.7:99", "rate.lab.example"]
+)
+def test_addresses_and_known_names_are_allowed(served, host):
+    client = browser(served.study, served.store, proxied=["rate.lab.example"])
+    assert client.get("/help", headers={"Host": host}).status_code == 401
+
+
+HOST = "127.0.0.1:8000"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://127.0.0.1:9000"},
+        {"Origin": "http://rate.lab.example.evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none", "Origin": f"http://{HOST}"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": f"http://{HOST}"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "null"},
+    ],
+)
+def test_posts_of_other_sites_are_refused(person, headers):
+    token = person.csrf()
+    data = {"csrf": token, "nonce": fresh(), "unit": "7", "question": "confidence", "value": "1"}
+    refused(person.client.post("/item/1/answer", data=data, headers=headers), 403)
+    assert not stored(person)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": f"http://{HOST}"},
+        {"Origin": f"http://{HOST}", "Sec-Fetch-Site": "same-origin"},
+        {"Origin": "null", "Sec-Fetch-Site": "same-origin"},
+        {"Origin": "null"},
+        {"Origin": "https://rate.lab.example"},
+    ],
+)
+def test_posts_of_own_pages_are_taken(served, headers):
+    person = Person(
+        served.study, served.store, client=browser(served.study, served.store, proxied=["rate.lab.example"])
+    )
+    data = {"csrf": person.csrf(), "nonce": fresh(), "unit": "7", "question": "confidence", "value": "1"}
+    assert person.client.post("/item/1/answer", data=data, headers=headers).status_code == 200
+
+
+def test_two_raters_in_one_browser_do_not_write_into_each_other(served):
+    client = browser(served.study, served.store)
+    ada = Person(served.study, served.store, "Ada", client)
+    hers = ada.csrf()
+    bob = Person(served.study, served.store, "Bob", client)
+    for path, fields in [
+        ("/item/1/answer", {"unit": 7, "question": "confidence", "value": 1}),
+        ("/item/1/text", {"question": NOTE, "value": "mine"}),
+        ("/item/1/skip", {"reason": "unclear"}),
+        ("/item/1/save", {"7.confidence": 1}),
+        ("/undo", {}),
+    ]:
+        assert "Nothing was stored" in refused(bob.post(path, token=hers, **fields), 409)
+        refused(bob.post(path, token="x", **fields), 409)
+        refused(bob.post(path, token="ä", **fields), 409)
+    assert not stored(ada, "Ada") and not stored(bob, "Bob")
+    assert bob.answer(1, 7, "confidence", 1).status_code == 200
+    assert stored(bob, "Bob") == [("answer", 7, "confidence", "1")] and not stored(ada, "Ada")
+    ada.enter()
+    assert ada.answer(1, 7, "confidence", 3).status_code == 200
+    assert "rated by Ada" in ada.page().one("p", class_="about").text
+
+
+# What is stored.
+
+
+def test_an_answer_is_stored_as_what_it_is(person):
+    answer = person.answer(2, 11, "confidence", 3, seconds="12.25", nonce="n" * 20)
+    assert answer.status_code == 200
+    place = queue_of(person.study, "Ada")[1]
+    (event,) = person.store.events()
+    assert (event.item, event.again, event.rater, event.nonce) == (place.item, False, "Ada", "n" * 20)
+    assert (event.kind, event.interval, event.question, event.value) == ("answer", 11, "confidence", "3")
+    assert (event.seconds, event.rubric, event.source) == (12.25, person.study.rubric.version, "page")
+    fragment = tree(answer.text)
+    assert fragment.one("p").attributes["id"] == "progress"
+    assert "Here: 11 answers and 1 text left" in fragment.text
+
+
+def test_sent_again_it_is_stored_once(person):
+    for _ in range(3):
+        assert person.answer(1, 7, "confidence", 2, nonce="n" * 20).status_code == 200
+    assert len(stored(person)) == 1
+    assert "Nothing was stored" in refused(person.answer(1, 7, "confidence", 3, nonce="n" * 20), 409)
+    assert len(stored(person)) == 1
+
+
+def test_an_empty_answer_takes_one_back(person):
+    person.answer(1, 7, "confidence", 2)
+    assert person.answer(1, 7, "confidence", "").status_code == 200
+    assert stored(person)[-1] == ("clear", 7, "confidence", "")
+    assert not [own for own in person.page().all("input") if "checked" in own.attributes]
+
+
+def test_texts_are_stored_with_their_lines_and_without_controls(person):
+    assert person.write(1, "interpretation", "one\r\ntwo\rthree\x00\x07\u202e\tend").status_code == 200
+    assert stored(person) == [("text", 0, "interpretation", "one\ntwo\nthree\u202e\tend")]
+    assert person.write(1, NOTE, "").status_code == 200
+
+
+def test_what_does_not_apply_is_not_taken(person):
+    assert "not asked" in refused(person.answer(1, 7, "effect_size_gap", 1), 409)
+    person.answer(1, 7, "logit_consistency", 3)
+    refused(person.answer(1, 7, "effect_size_gap", 1), 409)
+    refused(person.answer(1, 11, "effect_size_gap", 1), 409)
+    person.answer(1, 7, "logit_consistency", 2)
+    assert person.answer(1, 7, "effect_size_gap", 1).status_code == 200
+
+
+BAD_ANSWERS = [
+    ({"value": "4"}, 422),
+    ({"value": "-1"}, 422),
+    ({"value": "1.0"}, 422),
+    ({"value": "٣"}, 422),
+    ({"value": "1" * 5000}, 422),
+    ({"question": "confidenc"}, 422),
+    ({"question": "interpretation"}, 422),
+    ({"question": ""}, 422),
+    ({"unit": "8"}, 422),
+    ({"unit": "0"}, 422),
+    ({"unit": "x"}, 422),
+    ({"unit": "9" * 5000}, 422),
+    ({"nonce": ""}, 400),
+    ({"nonce": "short"}, 400),
+    ({"nonce": "x" * 65}, 400),
+    ({"nonce": "ä" * 20}, 400),
+    ({"seconds": "x"}, 400),
+    ({"seconds": "nan"}, 400),
+    ({"seconds": "inf"}, 400),
+    ({"seconds": "-1"}, 400),
+]
+
+
+def test_bad_answers_are_refused(person):
+    for fields, status in BAD_ANSWERS:
+        refused(person.post("/item/1/answer", **({"unit": 7, "question": "confidence", "value": 1} | fields)), status)
+    assert not stored(person)
+
+
+@pytest.mark.parametrize("fields", [{"question": "confidence"}, {"question": ""}, {"value": "x" * (LONGEST_TEXT + 1)}])
+def test_bad_texts_are_refused(person, fields):
+    refused(person.post("/item/1/text", **({"question": NOTE, "value": "x"} | fields)), 422)
+    assert not stored(person)
+
+
+def test_the_longest_text_fits(person):
+    assert person.write(1, NOTE, "𝔘" * LONGEST_TEXT).status_code == 200
+    assert person.page().all("textarea")[1].text == "\n" + "𝔘" * LONGEST_TEXT
+
+
+def test_there_are_no_other_items(person):
+    for n in ("0", "8", "-1", "01", "1e0", "٣", "9" * 5000, "key.json", "%2e%2e", ""):
+        for method, path in (("GET", f"/item/{n}"), ("POST", f"/item/{n}/answer")):
+            token = {"csrf": person.csrf(), "nonce": fresh()} if method == "POST" else None
+            refused(person.client.request(method, path, data=token, headers={"HX-Request": "true"}), 404)
+
+
+def test_forms_that_are_none(person):
+    token = person.csrf()
+
+    def sent(content, type="application/x-www-form-urlencoded"):
+        headers = {"Content-Type": type, "HX-Request": "true"}
+        return person.client.post("/item/1/answer", content=content, headers=headers)
+
+    refused(sent(b"{}", "application/json"), 415)
+    refused(sent(b"x", "multipart/form-data; boundary=x"), 415)
+    refused(sent(b"csrf=%ff"), 400)
+    refused(sent(b"csrf=\xff"), 400)
+    refused(sent(f"csrf={token}&csrf={token}".encode()), 400)
+    refused(sent(b"&".join(b"a%d=1" % i for i in range(600))), 400)
+    refused(sent(b"csrf=" + b"x" * MOST_BYTES), 413)
+    refused(sent(iter([b"csrf=", *[b"x" * 1024] * 70])), 413)
+    refused(sent(b""), 409)
+    assert not stored(person)
+
+
+def test_other_methods_are_refused(person):
+    posted = [f"/item/1/{own}" for own in ("answer", "text", "save", "skip")] + ["/undo"]
+    shown = ["/", "/item/1", "/done", "/help"]
+    for method, paths in {"GET": posted, "PUT": posted + shown, "POST": shown, "DELETE": shown, "TRACE": shown}.items():
+        for path in paths:
+            refused(person.client.request(method, path, headers={"HX-Request": "true"}), 405)
+
+
+# Undo, skip, back.
+
+
+def test_undo_leads_to_what_was_undone(person):
+    person.answer(1, 7, "confidence", 1)
+    person.answer(1, 7, "confidence", 2)
+    person.write(2, "interpretation", "money")
+    answer = person.post("/undo")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/item/2?undone=interpretation")
+    page = person.page(answer.headers["location"])
+    assert page.all("textarea")[0].text == "\n"
+    assert page.one("p", class_="flash").text.startswith("Undone: What does it respond to?")
+    nonce = fresh()
+    for _ in range(2):  # sent again, it undoes nothing more
+        answer = person.post("/undo", nonce=nonce)
+        assert answer.headers["location"] == "/item/1?undone=7.confidence"
+    page = person.page(answer.headers["location"])
+    assert [own.attributes["value"] for own in page.all("input") if "checked" in own.attributes] == ["1"]
+    assert [own.attributes["id"] for own in page.all("fieldset") if "data-undone" in own.attributes] == ["7.confidence"]
+    person.post("/undo")
+    assert "nothing to undo" in refused(person.post("/undo"), 409)
+
+
+def test_undo_does_not_reach_other_raters(served):
+    ada, bob = Person(served.study, served.store, "Ada"), Person(served.study, served.store, "Bob")
+    ada.answer(1, 7, "confidence", 1)
+    refused(bob.post("/undo"), 409)
+    assert len(stored(ada)) == 1
+
+
+@pytest.mark.parametrize("undone", ["<script>alert(1)</script>", "7.nothing", "99.confidence", "x" * 3000])
+def test_what_a_link_says_was_undone_is_not_believed(person, undone):
+    answer = person.client.get("/item/1", params={"undone": undone})
+    assert undone not in answer.text and "Undone" not in answer.text
+
+
+def test_skip_and_its_undo(person):
+    answer = person.post("/item/1/skip", reason="language", more="  Thai,\r\nI <think> ")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/item/2")
+    (event,) = person.store.events()
+    assert (event.kind, event.value) == ("skip", f"{REASONS['language']}: Thai,\nI <think>")
+    assert person.client.get("/").headers["location"] == "/item/2"
+    page = person.page()
+    assert "Thai,\nI <think>. An answer takes that back." in page.one("p", class_="flash").text
+    assert "This one is skipped" in page.one("p", id="progress").text
+    assert person.post("/undo").headers["location"] == "/item/1"
+    assert not person.page().all("p", class_="flash")
+    person.post("/item/1/skip", reason="other")
+    person.answer(1, 7, "confidence", 1)
+    assert not person.page().all("p", class_="flash")
+    assert person.post("/item/7/skip", reason="other").headers["location"] == "/done"
+
+
+@pytest.mark.parametrize("fields", [{}, {"reason": "mood"}, {"reason": "other", "more": "x" * (LONGEST_REASON + 1)}])
+def test_a_skip_needs_a_reason(person, fields):
+    refused(person.post("/item/1/skip", **fields), 422)
+    assert not stored(person)
+
+
+# Without scripts.
+
+
+def test_without_scripts_a_form_saves_all_of_it(person):
+    def submit(page, then, **changes):
+        form = page.one("form", id="answers")
+        fields = {own.attributes["name"]: own.attributes["value"] for own in form.all("input", type="hidden")}
+        fields |= {
+            own.attributes["name"]: own.attributes["value"] for own in form.all("input") if "checked" in own.attributes
+        }
+        fields |= {own.attributes["name"]: own.text.removeprefix("\n") for own in form.all("textarea")}
+        return person.client.post(form.attributes["action"], data=fields | {"then": then} | changes)
+
+    page = person.page()
+    assert [own.text for own in page.one("noscript").all("button")] == ["Save", "Save and go on"]
+    changes = {
+        "7.confidence": "1",
+        "7.logit_consistency": "3",
+        "7.effect_size_gap": "1",
+        "text.interpretation": "a\r\nb",
+    }
+    for _ in range(2):  # a form sent twice
+        answer = submit(page, "stay", **changes)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/item/1")
+    # The gap does not apply to full marks, and is left out.
+    wanted = [
+        ("answer", 7, "confidence", "1"),
+        ("answer", 7, "logit_consistency", "3"),
+        ("text", 0, "interpretation", "a\nb"),
+    ]
+    assert stored(person) == wanted
+    changed = submit(person.page(), "next", **{"7.logit_consistency": "2", "7.effect_size_gap": "1"})
+    assert changed.headers["location"] == "/item/2"
+    assert stored(person)[3:] == [("answer", 7, "logit_consistency", "2"), ("answer", 7, "effect_size_gap", "1")]
+    assert submit(person.page(), "next").headers["location"] == "/item/2" and len(stored(person)) == 5
+    for bad in (
+        {"7.confidence": "9"},
+        {"text.nothing": "x"},
+        {"text.note": "x" * 4001},
+        {"nonce": "x", "7.confidence": "3"},
+    ):
+        answer = submit(person.page(), "stay", **bad)
+        assert answer.status_code in (400, 422) and len(stored(person)) == 5
+        assert tree(answer.text).all("p")[0].text.endswith(".")
+
+
+def test_undo_and_skip_are_forms(person):
+    page = person.page()
+    actions = {own.attributes.get("action"): own.attributes.get("method") for own in page.all("form")}
+    assert actions == {"/item/1/save": "post", "/undo": "post", "/item/1/skip": "post", None: "dialog"}
+    person.answer(1, 7, "confidence", 1)
+    form = next(own for own in page.all("form") if own.attributes.get("action") == "/undo")
+    fields = {own.attributes["name"]: own.attributes["value"] for own in form.all("input")}
+    assert person.client.post("/undo", data=fields).status_code == 303
+    assert [own[0] for own in stored(person)] == ["answer", "undo"]
+
+
+# Headers, files.
+
+
+def test_every_answer_has_the_headers(person):
+    plain = ["/", "/item/1", "/item/99", "/done", "/help", "/nothing", "/undo", "/item/1/answer"]
+    for path in [*plain, "/r/wrong", f"/r/{person.secret}", "/static/nothing"]:
+        for method in ("GET", "POST"):
+            headers = person.client.request(method, path).headers
+            policy = dict(own.split(" ", 1) for own in headers["content-security-policy"].split("; "))
+            assert policy["default-src"] == "'none'" and policy["script-src"] == policy["style-src"] == "'self'"
+            assert policy["frame-ancestors"] == policy["base-uri"] == "'none'" and "unsafe" not in str(policy)
+            assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+            assert headers["cache-control"] == "no-store" and "server" not in headers
+            assert "content-encoding" not in headers
+
+
+def test_pages_hold_no_script_and_no_style(person):
+    for path in ("/item/1", "/done", "/help", "/nothing"):
+        for own in tree(person.client.get(path).text).walk():
+            assert own.tag != "style" and not any(name.startswith(("on", "style")) for name in own.attributes)
+            assert own.tag != "script" or (own.attributes["src"].startswith("/static/") and not own.children)
+
+
+def test_files_have_names_of_their_content(person):
+    for own in person.page().all("script") + person.page().all("link", rel="stylesheet"):
+        url = own.attributes.get("src") or own.attributes["href"]
+        packed = person.client.get(url)
+        plain = person.client.get(url, headers={"Accept-Encoding": "identity"})
+        assert packed.content == plain.content and packed.headers["content-encoding"] == "gzip"
+        assert "immutable" in plain.headers["cache-control"] and plain.headers["vary"] == "Accept-Encoding"
+        assert plain.headers["content-type"].startswith(("text/javascript", "text/css"))
+        stem, digits, suffix = url.removeprefix("/static/").split(".")
+        assert person.client.get(f"/static/{stem}.{'0' * len(digits)}.{suffix}").status_code == 404
+
+
+@pytest.mark.parametrize("name", ["page.js", "..%2fapp.py", "../app.py", "%2fetc%2fpasswd", "%2e%2e", ""])
+def test_no_path_reaches_the_file_system(person, name):
+    opened = []
+    _watched.append(opened)
+    try:
+        assert person.client.get(f"/static/{name}").status_code == 404
+    finally:
+        _watched.remove(opened)
+    assert not opened
+
+
+_watched: list[list[str]] = []
+
+
+def _hook(event, arguments):  # hooks cannot be removed: one for all tests, that is silent outside of them
+    if event in ("open", "sqlite3.connect") and _watched:
+        for own in _watched:
+            own.append(str(arguments[0]))
+
+
+sys.addaudithook(_hook)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_key_is_never_opened(tmp_path, there):
+    folder = on_disk(tmp_path, make_study(4, repeats=0.3, windows=1)).folder / FOLDER
+    if there:
+        (folder / KEY).write_text("{}")
+    load_assets.cache_clear()
+    opened = []
+    _watched.append(opened)
+    try:
+        study = read_study(folder)
+        person = Person(study, Store(folder / ANSWERS, study.id))
+        for path in ("/", "/item/1", "/item/5", "/done", "/help", "/static/key.json", "/key.json", "/rating/key.json"):
+            person.client.get(path)
+        person.answer(1, 7, "confidence", 1)
+        person.post("/item/2/skip", reason="other")
+        person.post("/undo")
+    finally:
+        _watched.remove(opened)
+    for name in ("htmx", STUDY, ANSWERS):  # the hook does see
+        assert [own for own in opened if name in own]
+    assert not [own for own in opened if KEY in own]
+
+
+def test_a_failure_is_a_sentence(served, monkeypatch):
+    person = Person(served.study, served.store)
+    token = person.csrf()
+    monkeypatch.setattr(served.store, "append", lambda *events: 1 / 0)
+    client = browser(served.study, served.store, raises=False)
+    client.cookies = person.client.cookies
+    data = {"csrf": token, "nonce": fresh(), "unit": "7", "question": "confidence", "value": "1"}
+    answer = client.post("/item/1/answer", data=data, headers={"HX-Request": "true"})
+    assert "ZeroDivision" not in refused(answer, 500)
+    assert answer.headers["cache-control"] == "no-store"
