@@ -96,6 +96,7 @@ def test_every_mesh_agrees(mesh, batch, model, data, on_one):
     agree(run(model[0], 16, model[1], data, mesh, batch=batch), on_one)
 
 
+@pytest.mark.slow
 def test_controls_agree(data):
     lm, how = make_lm(ODD, random_tensors(ODD, biases=True)), {"control_rows": 3, "groups": ("reconstruction", "loss")}
     agree(run(lm, 16, 37, data, (2, 4), **how), run(lm, 16, 37, data, (1, 1), **how))

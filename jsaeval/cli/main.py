@@ -24,6 +24,7 @@ from jsaeval.cli.plan import Sizing, size
 from jsaeval.cli.probe import ProbeTasks, probe_command
 from jsaeval.cli.rate_prepare import RatePrepare, rate_prepare
 from jsaeval.cli.rate_results import RateExport, RateImport, RateReport, rate_export, rate_import, rate_report
+from jsaeval.cli.rate_serve import RateServe, rate_serve
 from jsaeval.cli.reading import Compare, Report, Show, compare, report, show
 from jsaeval.cli.run import Run, run
 from jsaeval.errors import InputError, nearest
@@ -38,6 +39,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "probe": (ProbeTasks, probe_command),
     "explain": (Explain, explain_command),
     "rate prepare": (RatePrepare, rate_prepare),
+    "rate serve": (RateServe, rate_serve),
     "rate report": (RateReport, rate_report),
     "rate export": (RateExport, rate_export),
     "rate import": (RateImport, rate_import),

@@ -32,6 +32,7 @@ def test_default_k():
     assert Config(Path("nowhere"), architecture="relu", sparsity=(3.0,)).recipe().sparsity == (3.0,)
 
 
+@pytest.mark.slow
 def test_cached_activations(tmp_path, capsys):
     config = Config(
         tmp_path / "out",

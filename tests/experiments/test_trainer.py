@@ -60,6 +60,7 @@ def test_it_learns_logs_and_saves(lm, rows, tmp_path):
     assert (tmp_path / "a" / "curves.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_with_the_same_weights(lm, rows, tmp_path, monkeypatch):
     whole = train(lm, HOOK, job(tmp_path / "a", rows), say=lambda line: None)
 

@@ -172,7 +172,7 @@ def test_no_array_of_all_logits():
     assert max(of_blocks) < 5 * 7 * 96 * 16
 
 
-@pytest.mark.parametrize("data", [1, 2, 8])
+@pytest.mark.parametrize("data", [1, pytest.param(2, marks=pytest.mark.slow), 8])
 def test_devices_agree(data, lm, tokens):
     """6 rows on 1, 2 and 8 devices: the last has rows to spare."""
     saes = [tiny_sae("relu"), tiny_sae("jumprelu")]
@@ -187,7 +187,7 @@ def test_devices_agree(data, lm, tokens):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * float(jnp.abs(b).max()))
 
 
-@pytest.mark.parametrize("at_once", [1, 200, 10**6])
+@pytest.mark.parametrize("at_once", [1, pytest.param(200, marks=pytest.mark.slow), 10**6])
 def test_rows_in_pieces(at_once, lm, tokens):
     """One row at a time, some, all: the same sums."""
     saes, mesh = [tiny_sae("relu"), tiny_sae("topk")], make_mesh(1)

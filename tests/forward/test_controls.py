@@ -63,7 +63,7 @@ def as_replacement(name, controls, i, sae, row_id):
     return replace
 
 
-@pytest.mark.parametrize("names", [("no-special",), ("all",)])
+@pytest.mark.parametrize("names", [("no-special",), pytest.param(("all",), marks=pytest.mark.slow)])
 def test_every_control_against_the_oracle(names):
     tokens, hook, tensors, row_ids = rows_with_everything(), parse_hook(HOOK), random_tensors(), [7, 3, 20, 0]
     masks = make_masks(tokens, SPECIAL, PAD, *names)

@@ -20,7 +20,7 @@ def to(dtype, tree):
     return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree)
 
 
-@pytest.mark.parametrize("kind", ["relu", "topk", "jumprelu"])
+@pytest.mark.parametrize("kind", ["relu", *(pytest.param(own, marks=pytest.mark.slow) for own in ("topk", "jumprelu"))])
 def test_same_numbers_as_the_report(kind, lm, tokens):
     sae = tiny_sae(kind)
     statistics = jax.jit(lambda lm, sae, t: batch_statistics(lm, [sae], t))(lm, sae, tokens)

@@ -37,7 +37,7 @@ def plainly(lm, hook, ids):
 
 
 @pytest.mark.parametrize("name", HOOKS)
-@pytest.mark.parametrize("mesh", [(1, 1), (8, 1), (3, 2)])
+@pytest.mark.parametrize("mesh", [(1, 1), pytest.param((8, 1), marks=pytest.mark.slow), (3, 2)])
 def test_padding_and_devices_change_nothing(name, mesh, lm, texts):
     hook = parse_hook(name)
     devices = make_mesh(*mesh)

@@ -152,6 +152,7 @@ def test_probes_find_what_decides():
     assert all(probe.in_sample < np.log(2) for probe in found.values())
 
 
+@pytest.mark.slow
 def test_a_probe_does_not_depend_on_what_is_fitted_beside_it():
     """Nor on how many devices there are."""
     own, other = examples(), examples(seed=1)

@@ -62,7 +62,10 @@ def same_totals(a, b):
         close(x["largest"], y["largest"], "largest")
 
 
-@pytest.mark.parametrize(("batch", "devices"), [(1, 1), (4, 1), (16, 1), (4, 8), (16, 8), (3, 2)])
+@pytest.mark.parametrize(
+    ("batch", "devices"),
+    [*(pytest.param(*own, marks=pytest.mark.slow) for own in ((1, 1), (4, 1), (4, 8), (3, 2))), (16, 1), (16, 8)],
+)
 def test_batches_and_devices_agree(batch, devices, lm, data, expected):
     got = run(lm, data, batch=batch, devices=devices)
     agree(got, expected)
@@ -86,7 +89,7 @@ def test_controls_change_nothing_else(lm, controlled, expected):
         close(column, controlled.table.rows[name][:5], name)
 
 
-@pytest.mark.parametrize(("batch", "devices"), [(1, 1), (16, 8)])
+@pytest.mark.parametrize(("batch", "devices"), [pytest.param(1, 1, marks=pytest.mark.slow), (16, 8)])
 def test_controls_do_not_depend_on_batches_and_devices(batch, devices, lm, data, controlled):
     got = run(lm, data, batch=batch, devices=devices, control_rows=5)
     agree(got, controlled)
@@ -175,7 +178,7 @@ def test_an_empty_mask_is_refused(lm, data):
         measure(lm, [tiny_sae()], parse_hook(HOOK), tokens, empty, make_mesh(1))
 
 
-@pytest.mark.parametrize(("control_rows", "programs"), [(0, 3), (5, 9), (ROWS, 5)])
+@pytest.mark.parametrize(("control_rows", "programs"), [(0, 3), (5, 9), pytest.param(ROWS, 5, marks=pytest.mark.slow)])
 def test_one_program_per_kind_of_batch(control_rows, programs, lm, data, monkeypatch):
     """All batches with controls, and all without, have one shape: another shape would need another program.
 

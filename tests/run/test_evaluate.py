@@ -59,18 +59,25 @@ def test_a_transcoder_is_compared_and_spliced_where_it_writes(lm, ids):
     named = dataclasses.replace(transcoder, card=card)
     with pytest.raises(InputError, match=f"a transcoder; --hook is .*{hook.split(':')[0]}:"):
         evaluate(lm, [named], tokens=ids, hook="blocks.1.hook_mlp_out")
-    (own,) = evaluate(lm, [named], tokens=ids, setting=Setting(control_rows=2)).saes
+    setting = Setting(groups=("norms", "reconstruction", "loss"), control_rows=2)
+    (own,) = evaluate(lm, [named], tokens=ids, setting=setting).saes
     assert own.hook.name == hook and own.controls is not None and own["mse_element"] == own["mse"] / 16
     (again,) = evaluate(
-        lm, [transcoder], tokens=ids, hook=hook, mesh=jsaeval.make_mesh(1), setting=Setting(2, control_rows=2)
+        lm,
+        [transcoder],
+        tokens=ids,
+        hook=hook,
+        mesh=jsaeval.make_mesh(1),
+        setting=dataclasses.replace(setting, batch=2),
     ).saes
     for name, value in again.metrics.items():
         np.testing.assert_allclose(own[name], value.value, rtol=1e-4, err_msg=name)
+    plain = dataclasses.replace(setting, control_rows=0)
     still = dataclasses.replace(transcoder, W_dec=jnp.zeros((40, 16)), b_dec=jnp.full(16, 0.25))
     same = tiny_sae("relu", hook="blocks.1.hook_mlp_out")
     same = dataclasses.replace(same, W_dec=jnp.zeros((40, 16)), b_dec=still.b_dec, b_pre=None)
-    (one,) = evaluate(lm, [still], tokens=ids, hook=hook).saes
-    (other,) = evaluate(lm, [same], tokens=ids).saes
+    (one,) = evaluate(lm, [still], tokens=ids, hook=hook, setting=plain).saes
+    (other,) = evaluate(lm, [same], tokens=ids, setting=plain).saes
     for name in ("mse", "downstream_loss", "ce_recovered_zero", "fvu"):
         np.testing.assert_allclose(one[name], other[name], rtol=1e-5, err_msg=name)
 

@@ -46,7 +46,7 @@ def cache(tmp_path, model):
     return LMCache.of(tmp_path / "cache", model, "highest", "text")
 
 
-@pytest.mark.parametrize("setting", [ALL, NO_CURVE], ids=["all", "no-curve"])
+@pytest.mark.parametrize("setting", [pytest.param(ALL, marks=pytest.mark.slow), NO_CURVE], ids=["all", "no-curve"])
 def test_the_same_numbers_from_the_cache(setting, model, rows, cache, monkeypatch):
     expected = run(model, rows, setting)
     first = run(model, rows, setting, cache)

@@ -89,7 +89,7 @@ def provenance(folder):
     return json.loads((folder / "report.json").read_text())["provenance"]
 
 
-@pytest.mark.parametrize("mesh", ["4,1", "1,4"])
+@pytest.mark.parametrize("mesh", [pytest.param("4,1", marks=pytest.mark.slow), "1,4"])
 def test_two_processes_agree_with_one(mesh, home, whole):
     """Also where the model axis spans both: neither has all of the weights or latents."""
     out = f"mesh-{mesh}"
@@ -159,6 +159,7 @@ def test_processes_that_cannot_be_meant(asked):
         processes.start(asked)
 
 
+@pytest.mark.slow
 def test_one_that_dies_ends_the_other(home, whole):
     """Within a minute, with its name, and the checkpoint is whole."""
     flags = ["--control-rows", "4", "--checkpoint-every", "0", "--batch", "1", "--out", "died"]
