@@ -130,3 +130,15 @@ def browser(study: Study, store: Store, raises: bool = True, **options: object) 
     """A browser at a server of its own. `raises`: what the server fails at is raised here."""
     app = make_app(study, store, **options)
     return TestClient(app, "http://127.0.0.1:8000", raise_server_exceptions=raises, follow_redirects=False)
+
+
+def stored(person, name="Ada"):
+    """What was stored of a rater, in order."""
+    return [(own.kind, own.interval, own.question, own.value) for own in person.store.events(name)]
+
+
+def refused(answer, status):
+    """It is refused with one sentence."""
+    assert answer.status_code == status, answer.text
+    assert answer.text.count("\n") <= 1 and answer.text.strip().endswith(".") and "<" not in answer.text
+    return answer.text
