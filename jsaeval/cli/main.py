@@ -46,7 +46,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "report": (Report, report),
     "show": (Show, show),
 }
-_NEED_AN_ARGUMENT = (Compare, Report, Show)
+_NEED_AN_ARGUMENT = (Compare, Report, Show, RateServe, RateReport, RateExport, RateImport)
 # First words of commands of two words.
 _FAMILIES = {name.split()[0] for name in COMMANDS if " " in name}
 

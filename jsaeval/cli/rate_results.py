@@ -18,7 +18,7 @@ from jsaeval.rating.imported import import_file
 from jsaeval.rating.label_studio import write_label_studio
 from jsaeval.rating.results import results
 from jsaeval.rating.store import Event, Store
-from jsaeval.rating.study import ANSWERS, FOLDER, KEY, STUDY, AnswerKey, Study, read_key, read_study
+from jsaeval.rating.study import ANSWERS, KEY, STUDY, AnswerKey, Study, read_key, read_study, study_folder
 from jsaeval.report.page import page
 from jsaeval.report.ratings import HUMAN_SCORE, rating_metrics, ratings_frame, ratings_to_json, show_ratings
 from jsaeval.report.tidy import tidy
@@ -71,7 +71,7 @@ def rate_report(command: RateReport) -> int:
     """
     if command.seed < 0:
         raise InputError(f"--seed {command.seed}: at least 0 is needed")
-    folder = study_folder(command.folder)
+    folder = study_folder(Path(command.folder))
     study = read_study(folder)
     key = read_key(folder, study)
     events = _events(folder, study)
@@ -98,7 +98,7 @@ def rate_export(command: RateExport) -> int:
     Raises:
         InputError: no study, nobody has rated anything, or a file cannot be written.
     """
-    folder = study_folder(command.folder)
+    folder = study_folder(Path(command.folder))
     study = read_study(folder)
     if command.format == "label-studio":
         for path in write_label_studio(Path(command.to) if command.to else folder / "label-studio", study):
@@ -128,25 +128,11 @@ def rate_import(command: RateImport) -> int:
     Raises:
         InputError: no study, or something in the file is wrong; nothing was stored.
     """
-    folder = study_folder(command.folder)
+    folder = study_folder(Path(command.folder))
     study = read_study(folder)
     added = import_file(Path(command.file), study, Store(folder / ANSWERS, study.id))
     print(f"{command.file}: {added} new answers, texts and skips" if added else f"{command.file}: nothing new")
     return 0
-
-
-def study_folder(name: str) -> Path:
-    """Where the study is: the folder `rating` of a run's folder, by the name of either.
-
-    Raises:
-        InputError: there is none.
-    """
-    path = Path(name)
-    if (path / FOLDER / STUDY).is_file():
-        return path / FOLDER
-    if (path / STUDY).is_file() and path.resolve().name == FOLDER:
-        return path.resolve() if path.name != FOLDER else path
-    raise InputError(f"{path}: no {FOLDER}/{STUDY} in it; jsaeval rate prepare makes a study")
 
 
 def _events(folder: Path, study: Study) -> list[Event]:

@@ -14,7 +14,7 @@ import uvicorn
 from jsaeval.errors import InputError, one_line
 from jsaeval.rating.server.app import make_app
 from jsaeval.rating.store import Store, check_name
-from jsaeval.rating.study import ANSWERS, FOLDER, STUDY, read_study
+from jsaeval.rating.study import ANSWERS, read_study, study_folder
 
 
 _SHUTDOWN = 5  # seconds for what is under way
@@ -66,18 +66,6 @@ def serve(
         with _signals_end(server):
             ready(links)
             server.run(sockets=[listening])
-
-
-def study_folder(folder: Path) -> Path:
-    """Where the files of a study are: the folder itself, or `FOLDER` in it.
-
-    Raises:
-        InputError: in neither.
-    """
-    for own in (folder / FOLDER, folder):
-        if (own / STUDY).is_file():
-            return own
-    raise InputError(f"{folder}: no study in it ({FOLDER}/{STUDY}); jsaeval rate prepare makes one")
 
 
 def is_loopback(host: str) -> bool:

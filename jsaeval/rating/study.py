@@ -142,6 +142,19 @@ class AnswerKey:
     provenance: dict[str, Any]
 
 
+def study_folder(folder: Path) -> Path:
+    """Where the files of a study are: `FOLDER` in the folder of a run, by the name of either.
+
+    Raises:
+        InputError: there is none.
+    """
+    if (folder / FOLDER / STUDY).is_file():
+        return folder / FOLDER
+    if (folder / STUDY).is_file() and folder.resolve().name == FOLDER:
+        return folder if folder.name == FOLDER else folder.resolve()
+    raise InputError(f"{folder}: no {FOLDER}/{STUDY} in it; jsaeval rate prepare makes a study")
+
+
 def write_study(folder: Path, study: Study) -> str:
     """Write `study.json`; returns its SHA-256."""
     items = [

@@ -3,16 +3,17 @@
 import dataclasses
 import io
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
-from jsaeval.cli.rate_results import RateReport, rate_report, study_folder
+from jsaeval.cli.rate_results import RateReport, rate_report
 from jsaeval.cli.reading import Report, report
 from jsaeval.errors import InputError
 from jsaeval.metrics.registry import REGISTRY
-from jsaeval.rating.study import GROUPS
+from jsaeval.rating.study import GROUPS, study_folder
 from jsaeval.report.page import page
 from jsaeval.report.rating_page import rating_section
 from jsaeval.report.ratings import show_ratings
@@ -279,7 +280,7 @@ def test_no_study(tmp_path):
         rate_report(RateReport(str(tmp_path)))
     (tmp_path / "rating").mkdir()
     with pytest.raises(InputError, match=r"no rating/study\.json"):
-        study_folder(str(tmp_path / "rating"))
+        study_folder(tmp_path / "rating")
     study, key = made_study()
     write(tmp_path, study, key)
     with pytest.raises(InputError, match="at least 0"):
@@ -293,6 +294,6 @@ def test_the_folder_by_either_name(tmp_path, monkeypatch):
     study, key = made_study()
     write(tmp_path, study, key)
     for name in (tmp_path, tmp_path / "rating"):
-        assert study_folder(str(name)).resolve() == (tmp_path / "rating").resolve()
+        assert study_folder(Path(name)).resolve() == (tmp_path / "rating").resolve()
     monkeypatch.chdir(tmp_path / "rating")
-    assert study_folder(".").parent == tmp_path.resolve()
+    assert study_folder(Path(".")).parent == tmp_path.resolve()

@@ -15,8 +15,8 @@ import tyro
 from jsaeval.cli.rate_serve import RateServe, rate_serve
 from jsaeval.errors import InputError
 from jsaeval.rating.queue import queue_of
-from jsaeval.rating.serve import is_loopback, serve, study_folder
-from jsaeval.rating.study import FOLDER, KEY
+from jsaeval.rating.serve import is_loopback, serve
+from jsaeval.rating.study import FOLDER, KEY, study_folder
 from tests.rating.serving import Line, Process
 from tests.rating.studies import make_study, on_disk
 
