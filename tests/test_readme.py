@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import jsaeval
 from jsaeval.cli import parse
 from jsaeval.report.markdown import metric_table
@@ -15,6 +17,7 @@ from jsaeval.sae.load import FORMATS
 README = (Path(jsaeval.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_python_lines_run():
     (code,) = re.findall(r"<!-- run by tests/test_readme.py -->\n```python\n(.*?)```", README, re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 15

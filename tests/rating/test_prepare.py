@@ -15,7 +15,7 @@ from jsaeval.errors import InputError
 from jsaeval.forward.splice import hook_width
 from jsaeval.hooks import parse_hook
 from jsaeval.mesh import make_mesh
-from jsaeval.rating.prepare import Asked, controls, prepare
+from jsaeval.rating.prepare import Asked, choose, controls, prepare
 from jsaeval.rating.rubric import load_rubric
 from jsaeval.rating.study import GROUPS, read_key, read_study
 from tests.tiny import HOOK, tiny_lm, tiny_sae
@@ -119,28 +119,33 @@ def test_ids_are_new_and_all_else_stays(found):
     assert sorted(map(str, found.items.values())) == sorted(map(str, again.items.values()))
 
 
-def test_a_rubric_of_whole_items():
-    assert {item.units for item in prepared(rubric="interpretability").study.items.values()} == {(0,)}
-
-
 def test_a_hook_without_logits():
     sae = tiny_sae("topk", k=4, hook="blocks.1.attn.hook_z", d_in=hook_width(tiny_lm(), "attn.hook_z"))
-    study = prepared([sae], hook="blocks.1.attn.hook_z").study
+    study = prepared([sae], hook="blocks.1.attn.hook_z", controls=0).study
     assert not study.logits and all(not item.promoted and not item.suppressed for item in study.items.values())
 
 
 def test_no_controls_and_named_latents():
-    some = prepared(controls=0, latents="all")
-    assert {own.group for own in some.items.values()} == {"latent"}
-    rare = [note for note in some.notes if "left out" in note]
-    assert len(rare) + len(some.items) == SAES[0].d_sae
     dead = dataclasses.replace(SAES[0], b_enc=SAES[0].b_enc.at[3].set(-1e3))
-    with_dead = prepared([dead], controls=0, latents="3,5")
-    assert with_dead.notes == (f"{dead.card.name}: latent 3 fires 0 times, {LEAST} are needed: left out",)
+    some = prepared([dead], controls=0, latents="3,5", rubric="interpretability")
+    assert [(own.group, own.latent) for own in some.items.values()] == [("latent", 5)]
+    assert some.notes == (f"{dead.card.name}: latent 3 fires 0 times, {LEAST} are needed: left out",)
+    assert {item.units for item in some.study.items.values()} == {(0,)}  # the rubric asks about the item as a whole
     with pytest.raises(InputError, match=f"no latent fires at {LEAST} tokens or more; give more --rows"):
-        prepared([dead], latents="3,")
+        prepared([dead], controls=0, latents="3,")
+
+
+def test_what_is_chosen():
+    table = a_table([10, 30, 60, 300, 19, 120, 100])
+    assert [own.tolist() if i == 0 else own for i, own in enumerate(choose("all", table, None, 0))] == [
+        [1, 2, 3, 5, 6],
+        [(0, 10), (4, 19)],
+    ]
+    chosen, rare = choose("3", table, [0, 1, 2, 3], 0)
+    assert chosen.tolist() == [1, 2, 3] and not rare
+    assert not set(choose("2", table, None, 0)[0].tolist()) & {0, 4}
     with pytest.raises(InputError, match="there is no latent 4000"):
-        prepared(latents="4000,")
+        choose("4000,", table, None, 0)
 
 
 def test_among():

@@ -89,7 +89,7 @@ def test_other_addresses_are_warned_of(tmp_path, monkeypatch, capsys):
 
 
 def test_what_cannot_be_served(tmp_path):
-    with pytest.raises(InputError, match="no study in it"):
+    with pytest.raises(InputError, match="makes a study"):
         study_folder(tmp_path)
     on_disk(tmp_path, small())
     assert study_folder(tmp_path) == study_folder(tmp_path / FOLDER) == tmp_path / FOLDER

@@ -36,7 +36,6 @@ def runs(tmp_path_factory):
     save_sae(noisy(tiny_sae("relu"), 0.1), here / "y.safetensors")
     save_sae(tiny_sae("relu", hook="blocks.0.hook_resid_post"), here / "z.safetensors")
     base = ["run", "--lm", str(here / "lm"), "--mesh", "1,1", "--no-controls", "--batch", "8"]
-    base += ["--metrics", "norms,reconstruction,loss"]
 
     def run(out, *saes, tokens="tokens.npy", rest=()):
         flags = [flag for sae in saes for flag in ("--sae", str(here / f"{sae}.safetensors"))]
