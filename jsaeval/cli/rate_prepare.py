@@ -15,6 +15,7 @@ from jsaeval.cli.sections import opened, stopped, tokenizer_of
 from jsaeval.corpus.masks import MaskName, make_masks
 from jsaeval.errors import InputError
 from jsaeval.lm.card import card_of
+from jsaeval.rating.estimate import LEAST_ITEMS
 from jsaeval.rating.prepare import Asked, Prepared, prepare
 from jsaeval.rating.queue import queue_of
 from jsaeval.rating.rubric import Rubric, load_rubric
@@ -103,6 +104,8 @@ def rate_prepare(command: RatePrepare) -> int:
         return stopped(stop, folder)
     for note in found.notes:
         print(note)
+    for name, said in found.drawn_from.items():
+        print(f"{name}: drawn from {said}")
     print(_told(found))
     print(f"{place}\nnext: jsaeval rate serve {folder.path} --rater NAME --rater NAME")
     return 0
@@ -155,6 +158,7 @@ def _prepared(
         )
     settings = {"hook": hook.name, "corpus": rows.name, "rows": len(rows.tokens), "positions": rows.tokens.shape[1]}
     settings |= {"metric_mask": command.metric_mask, "corpus_sha256": rows.sha256()} | vars(_asked(command))
+    settings |= {"drawn_from": "; ".join(f"{name}: {said}" for name, said in found.drawn_from.items())}
     provenance: dict[str, Any] = {"plan": folder.identity} | surroundings(lm, mesh, command.precision)
     provenance["wall_s"] = time.perf_counter() - start
     about = [about_sae(sae, hook) for sae in saes]
@@ -210,7 +214,9 @@ def _told(found: Prepared) -> str:
     groups = [own.group for own in found.items.values()]
     controls = len(groups) - groups.count("latent")
     again = sum(place.again for place in queue_of(study, ""))
+    small = min(groups.count(group) for group in set(groups)) < LEAST_ITEMS
     return (
         f"{groups.count('latent')} latents and {controls} controls, {units} ratings of {questions} questions each; "
         f"every rater gets {again} of the {len(groups)} items twice"
+        + (f"\na group of fewer than {LEAST_ITEMS} items gets no interval: a pilot, not a result" if small else "")
     )

@@ -40,7 +40,7 @@ class Contexts:
     def by_interval(self, entries: OfLatent, most: int, *keys: int) -> tuple[tuple[Window, ...], ...]:
         """Windows around activations of each of `INTERVALS` intervals of equal width in (0, max], drawn uniformly.
 
-        No two of an item come from one document, unless an interval would stay empty; none has the tokens of another.
+        No two of an item come from one document or have the same tokens, unless an interval would stay empty.
 
         Args:
             entries: where the latent fires, and how much.

@@ -5,7 +5,7 @@ the whole range of activations in eleven intervals of equal width, each interval
 """
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,10 +61,18 @@ class Asked:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A study, what its items are, and a line for each latent that was asked for and is left out."""
+    """A study.
+
+    Attributes:
+        study: what raters see.
+        items: what its items are.
+        drawn_from: by SAE, which latents could be drawn.
+        notes: a line for each latent that was asked for and is left out, and for each group that cannot be matched.
+    """
 
     study: Study
     items: dict[str, Identity]
+    drawn_from: dict[str, str]
     notes: tuple[str, ...]
 
 
@@ -127,6 +135,7 @@ def prepare(
     items: dict[str, Item] = {}
     identities: dict[str, Identity] = {}
     notes: list[str] = []
+    drawn_from: dict[str, str] = {}
     latents: list[OfLatent] = []  # of the SAE at hand
     for source, table in zip(sources, tables, strict=True):
         name, keys = saes[source.of].card.name, (GROUPS.index(source.group), source.of)
@@ -135,8 +144,16 @@ def prepare(
             chosen, rare = choose(asked.latents, table, pool, asked.seed)
             notes += [f"{name}: latent {latent} fires {n} times, {LEAST} are needed: left out" for latent, n in rare]
             units = latents = [table.of(latent) for latent in chosen]
+            often = int((table.fires >= LEAST).sum())
+            drawn_from[name] = f"{often} of {len(table.fires)} latents, those that fire at {LEAST} tokens or more"
         else:
-            chosen, units = controls(table, latents, asked.controls, asked.seed, *keys)
+            # Coordinates are the same for every SAE at the hook.
+            of_others = {own.latent for own in identities.values() if own.group == source.group == "neurons"}
+            chosen, units = controls(table, latents, asked.controls, asked.seed, *keys, but=of_others)
+            if unmatched := sum(len(own.value) > table.fires.max() for own in latents):
+                notes.append(
+                    f"{name}: {unmatched} latents fire at more tokens than any {source.called}, which tells them apart"
+                )
         if not len(chosen):
             raise InputError(f"{name}: no {source.called} fires at {LEAST} tokens or more; give more --rows")
         effects = _effects(lm, hook, source.dictionary, chosen, alone)
@@ -148,7 +165,7 @@ def prepare(
             identities[id] = Identity(name, source.group, latent, density, float(entries.value.max()))
     items = {id: items[id] for id in sorted(items)}
     study = Study(secrets.token_hex(8), title, rubric, reaches_logits(hook), asked.repeats, asked.seed, items)
-    return Prepared(study, identities, tuple(notes))
+    return Prepared(study, identities, drawn_from, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -173,7 +190,7 @@ class _Source:
 def _sources(of: int, sae: SAE, sample: Sample, asked: Asked) -> Iterator[_Source]:
     yield _Source(of, "latent", sae)
     if asked.controls:
-        alike = look_alikes(sae, sample, asked.seed, asked.precision, CONTROLS)
+        alike = look_alikes(sae, sample, asked.seed + of, asked.precision, CONTROLS)
         for group in CONTROLS:
             yield _Source(of, group, alike[group])
 
@@ -201,7 +218,7 @@ def choose(
 
 
 def controls(
-    table: SparseLatents, latents: Sequence[OfLatent], n: int, seed: int, *keys: int
+    table: SparseLatents, latents: Sequence[OfLatent], n: int, seed: int, *keys: int, but: Collection[int] = ()
 ) -> tuple[Int[np.ndarray, " chosen"], list[OfLatent]]:
     """Units of a control dictionary, each matched with a latent: which they are, and where they fire then.
 
@@ -215,9 +232,10 @@ def controls(
         n: how many units.
         seed: of the draws.
         keys: of the draws, besides the seed.
+        but: units that are not taken.
     """
     order = np.argsort(hashed(seed, *keys, np.arange(len(latents))), kind="stable")
-    left = np.flatnonzero(table.fires >= LEAST)
+    left = np.setdiff1d(np.flatnonzero(table.fires >= LEAST), list(but))
     found: dict[int, OfLatent] = {}
     for i in range(min(n, len(left))):
         latent = latents[order[i % len(latents)]]
@@ -231,18 +249,21 @@ def controls(
 
 
 def matched(control: OfLatent, latent: OfLatent) -> OfLatent:
-    """A control that fires at as many tokens as a latent, with as weak a weakest activation.
+    """A control that fires at as many tokens as a latent, as much as that does.
 
-    Its threshold is raised to its own n strongest activations, n the number of the latent's, and all of them are
-    lowered by one amount, so that weakest / strongest is the latent's. Otherwise how many contexts there are, and in
-    which intervals, would tell raters what is a control. Where it fires less often than the latent, it keeps all.
+    Its threshold is raised to its n strongest activations, n the number of the latent's, and the r-th strongest gets
+    the share of the largest that the latent's r-th strongest has. Otherwise how many contexts there are, in which
+    intervals, and how dark they are, would tell raters what is a control. It shows a control at its best: what latents
+    are better by is rather underestimated. If it fires less often than the latent, it keeps all, with shares from the
+    whole range of the latent's.
     """
-    kept = np.sort(np.argsort(-control.value, kind="stable")[: len(latent.value)])
-    row, position, value = control.row[kept], control.position[kept], control.value[kept].astype(np.float64)
-    share, weakest, strongest = float(latent.value.min() / latent.value.max()), value.min(), value.max()
-    # (weakest − by) / (strongest − by) = share; by may be negative
-    by = (weakest - share * strongest) / (1 - share) if share < 1 else 0.0
-    return OfLatent(row, position, (value - by).astype(np.float32))
+    n = min(len(control.value), len(latent.value))
+    strongest = np.argsort(-control.value, kind="stable")[:n]
+    shares = np.sort(latent.value.astype(np.float64))[::-1] / latent.value.max()
+    value = np.zeros(len(control.value))
+    value[strongest] = shares[np.linspace(0, len(shares) - 1, n).round().astype(np.int64)] * control.value.max()
+    kept = np.sort(strongest)
+    return OfLatent(control.row[kept], control.position[kept], value[kept].astype(np.float32))
 
 
 def _rated(shown: Sequence[Sequence[Window]], rubric: Rubric, asked: Asked, *keys: int) -> tuple[int, ...]:

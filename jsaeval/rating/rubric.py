@@ -16,7 +16,8 @@
     prompt = "..."
     answers = ["not at all", "", "", "sure"]      # what 0, 1, 2, ... mean; as many as there are answers
     needs = "logits"                              # optional: not asked where there are no logits to look at
-    only_if = { question = "other", below = 3 }   # optional: else it is not applicable and adds nothing
+    only_if = { question = "other", below = 3 }   # optional: else it is not applicable and adds nothing; the other one
+                                                  # stands before and has no condition of its own
 
 The score of a unit is the sum of its answers.
 """
@@ -24,7 +25,7 @@ The score of a unit is the sum of its answers.
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -61,7 +62,8 @@ class Question:
         prompt: what is asked.
         answers: what 0, 1, 2, ... mean; an empty text means something between its neighbours.
         needs_logits: whether it can only be answered with the effects on the logits in view.
-        only_if: (id of an earlier question, bound): asked where the answer to that one is below the bound.
+        only_if: (id of an earlier question that has no condition, bound): asked where the answer to that one is below
+            the bound.
     """
 
     id: str
@@ -104,7 +106,17 @@ class Rubric:
 
     def maximum(self, logits: bool = True) -> int:
         """The highest score of a unit. It may be less than the sum of the highest answers, because of conditions."""
-        return max(_scores(self.asked(logits), {}))
+        asked = self.asked(logits)
+
+        def best(question: Question) -> int:
+            """Of a question and those that depend on it."""
+            depend = [own for own in asked if own.only_if is not None and own.only_if[0] == question.id]
+            return max(
+                answer + sum(own.highest for own in depend if own.applies({question.id: answer}))
+                for answer in range(question.highest + 1)
+            )
+
+        return sum(best(question) for question in asked if question.only_if is None)
 
     def score(self, answers: Mapping[str, int], logits: bool = True) -> int | None:
         """The sum of the answers to the questions that apply; None while one of them is not answered."""
@@ -115,20 +127,6 @@ class Rubric:
                     return None
                 total += answers[question.id]
         return total
-
-
-def _scores(questions: Sequence[Question], answers: Mapping[str, int]) -> Iterator[int]:
-    """Scores among which the highest is. An answer that decides nothing later is the highest one."""
-    if not questions:
-        yield sum(answers.values())
-        return
-    question, *rest = questions
-    if not question.applies(answers):
-        yield from _scores(rest, answers)
-        return
-    decides = any(own.only_if is not None and own.only_if[0] == question.id for own in rest)
-    for answer in range(question.highest + 1) if decides else (question.highest,):
-        yield from _scores(rest, {**answers, question.id: answer})
 
 
 def load_rubric(name: str) -> Rubric:
@@ -197,7 +195,8 @@ def _complaints(found: Mapping[str, Any], toml: str) -> Iterator[tuple[int, str]
             line = lines.of_entry(table, i)
             yield from ((line, said) for said in _entry(table, own, seen))
             if isinstance(own.get("id"), str):
-                seen[own["id"]] = len(own["answers"]) if isinstance(own.get("answers"), list) else 0
+                decides = isinstance(own.get("answers"), list) and "only_if" not in own
+                seen[own["id"]] = len(own["answers"]) if decides else 0
     if not found.get("question"):
         yield 0, "no [[question]]: at least one is needed"
 
@@ -209,6 +208,8 @@ def _entry(table: str, own: Mapping[str, Any], seen: Mapping[str, int]) -> Itera
     if isinstance(own.get("id"), str):
         if not _ID.fullmatch(own["id"]):
             yield f"id {own['id']!r}: small letters, digits and _ were expected, at most 40"
+        if own["id"] == "note":
+            yield "id 'note' is that of the note that every item has"
         if own["id"] in seen:
             yield f"id {own['id']!r} is there twice"
     if table == "text":
@@ -233,7 +234,7 @@ def _condition(only_if: Any, seen: Mapping[str, int]) -> Iterator[str]:
         return
     of, below = only_if["question"], only_if["below"]
     if not seen.get(of if isinstance(of, str) else ""):
-        yield f"only_if: {of!r} is no question before this one"
+        yield f"only_if: {of!r} is no question before this one that is always asked"
     elif not isinstance(below, int) or isinstance(below, bool) or not 0 < below < seen[of]:
         yield f"only_if: below {below!r}, 1 to {seen[of] - 1} were expected"
 

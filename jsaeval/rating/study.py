@@ -108,7 +108,7 @@ class Identity:
         sae: name of the SAE that it is a latent of, or a control for.
         group: which of `GROUPS`.
         latent: its number in its dictionary.
-        density: share of the tokens at which it fires.
+        density: share of the tokens at which it fires; of a control, as it is shown (`jsaeval.rating.prepare.matched`).
         largest: its largest activation.
     """
 

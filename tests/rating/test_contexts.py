@@ -110,16 +110,32 @@ def test_controls_are_matched_with_latents():
     control, latent = entries(400, 2), entries(90, 3)
     control = control._replace(value=control.value + 5)
     found = matched(control, latent)
-    assert len(found.value) == len(latent.value)
-    np.testing.assert_allclose(
-        found.value.min() / found.value.max(), latent.value.min() / latent.value.max(), rtol=1e-4
-    )
-    kept = {(int(row), int(position)) for row, position in zip(found.row, found.position, strict=True)}
-    strongest = np.argsort(-control.value)[: len(latent.value)]
-    assert kept == {(int(control.row[i]), int(control.position[i])) for i in strongest}
+    # The same shares of the largest, so that no interval has more or fewer.
+    shares = np.sort(latent.value / latent.value.max())
+    np.testing.assert_allclose(np.sort(found.value / found.value.max()), shares, rtol=1e-6)
+    assert found.value.max() == control.value.max()
+    # At the tokens where the control is strongest, in their order.
+    strongest = np.argsort(-control.value, kind="stable")[: len(latent.value)]
+    place = {(int(control.row[i]), int(control.position[i])): control.value[i] for i in strongest}
+    kept = [(int(row), int(position)) for row, position in zip(found.row, found.position, strict=True)]
+    assert set(kept) == set(place)
     assert (np.diff(found.row.astype(int) * POSITIONS + found.position) > 0).all()
-    few = matched(latent, control)
-    np.testing.assert_array_equal(few.row, latent.row)
+    by_control = np.argsort([-place[own] for own in kept], kind="stable")
+    assert (np.diff(found.value[by_control]) <= 0).all()
+
+
+def test_a_control_that_fires_less_often_keeps_all():
+    few, many = entries(30, 3), entries(400, 2)
+    found = matched(few, many)
+    np.testing.assert_array_equal(found.row, few.row)
+    shares = np.sort(found.value / found.value.max())
+    np.testing.assert_allclose(shares[[0, -1]], [many.value.min() / many.value.max(), 1.0], rtol=1e-6)
+
+
+def test_a_control_that_always_fires_as_much():
+    flat = entries(90, 2)._replace(value=np.full(len(entries(90, 2).value), 3.0, np.float32))
+    found = matched(flat, entries(50, 3))
+    assert np.isfinite(found.value).all() and found.value.max() == 3 and len(np.unique(found.value)) > 20
 
 
 def test_counted_tokens_only():

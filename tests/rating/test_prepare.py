@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -58,7 +59,9 @@ def test_groups(found):
     for name in names:
         own = [(own.group, own.latent) for own in found.items.values() if own.sae == name]
         assert len(set(own)) == len(own)
-    assert found.study.title == "a title" and found.study.logits and not found.notes
+    assert found.study.title == "a title" and found.study.logits
+    assert all("which tells them apart" in note for note in found.notes)
+    assert re.fullmatch(rf"3\d of 40 latents, those that fire at {LEAST} tokens or more", found.drawn_from[names[0]])
 
 
 def test_what_is_shown(found):

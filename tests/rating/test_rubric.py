@@ -51,15 +51,27 @@ def test_the_maximum_is_that_of_all_answers(name, logits):
     assert max(scores) == rubric.maximum(logits) and min(scores) == 0
 
 
-def test_a_chain_of_conditions():
+def test_several_that_depend_on_one():
     toml = whole() + (
         '[[question]]\nid = "b"\nprompt = "?"\nanswers = ["", "", "", ""]\nonly_if = { question = "sure", below = 2 }\n'
-        '[[question]]\nid = "c"\nprompt = "?"\nanswers = ["", ""]\nonly_if = { question = "b", below = 1 }\n'
+        '[[question]]\nid = "c"\nprompt = "?"\nanswers = ["", ""]\nonly_if = { question = "sure", below = 1 }\n'
+        '[[question]]\nid = "d"\nprompt = "?"\nanswers = ["", "", ""]\n'
     )
     rubric = parse_rubric(toml, "it")
-    assert rubric.maximum() == max(every_score(rubric, True)) == 1 + 3
-    assert rubric.score({"sure": 2}) == 2 and rubric.score({"sure": 0, "b": 0}) is None
-    assert rubric.score({"sure": 0, "b": 0, "c": 1}) == 1
+    assert rubric.maximum() == max(own for own in every_score(rubric, True) if own is not None) == 1 + 3 + 2
+    assert rubric.score({"sure": 2, "d": 0}) == 2 and rubric.score({"sure": 0, "b": 0, "d": 0}) is None
+    # What was answered before a condition failed adds nothing.
+    assert rubric.score({"sure": 2, "b": 3, "c": 1, "d": 0}) == 2
+
+
+def test_many_conditions_take_no_time():
+    entry = '[[question]]\nid = "{0}{1}"\nprompt = "?"\nanswers = ["", "", "", "", "", "", "", "", "", ""]\n{2}'
+    toml = whole().split("[[")[0] + "".join(
+        entry.format(name, i, "" if name == "a" else f'only_if = {{ question = "a{i}", below = 5 }}\n')
+        for i in range(10)
+        for name in "ab"
+    )
+    assert parse_rubric(toml, "it").maximum() == 10 * (4 + 9)
 
 
 def test_a_condition_on_a_question_that_is_not_asked():
@@ -107,6 +119,15 @@ ENTRY = '[[question]]\nid = "b"\nprompt = "?"\n'
         (whole() + ENTRY + 'answers = ["x", "y"]\nonly_if = "a"\n', "only_if: { question"),
         (whole() + ENTRY + 'answers = ["x", "y"]\nonly_if = { question = "z", below = 1 }\n', "'z' is no question"),
         (whole() + ENTRY + 'answers = ["x", "y"]\nonly_if = { question = "sure", below = 3 }\n', "below 3, 1 to 2"),
+        (
+            whole()
+            + ENTRY
+            + 'answers = ["x", "y"]\nonly_if = { question = "sure", below = 1 }\n'
+            + ENTRY.replace('"b"', '"c"')
+            + 'answers = ["x", "y"]\nonly_if = { question = "b", below = 1 }\n',
+            "line 16: only_if: 'b' is no question before this one that is always asked",
+        ),
+        (whole() + ENTRY.replace('"b"', '"note"') + 'answers = ["x", "y"]\n', "id 'note' is that of the note"),
         (whole() + ENTRY + 'answers = ["x", "y"]\nonly_if = { question = "sure", below = true }\n', "below True"),
         (whole() + (ENTRY + 'answers = ["x", "y"]\n') * 20, "21 .* at most 20"),
     ],
