@@ -75,6 +75,6 @@ def _read(path: Path) -> Explanation | None:
         )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         path.unlink(missing_ok=True)
         return None

@@ -152,7 +152,8 @@ def prepare(
             chosen, units = controls(table, latents, asked.controls, asked.seed, *keys, but=of_others)
             if unmatched := sum(len(own.value) > table.fires.max() for own in latents):
                 notes.append(
-                    f"{name}: {unmatched} latents fire at more tokens than any {source.called}, which tells them apart"
+                    f"{name}: {unmatched} of the latents fire at more tokens than any {source.called}, "
+                    "which tells them apart"
                 )
         if not len(chosen):
             raise InputError(f"{name}: no {source.called} fires at {LEAST} tokens or more; give more --rows")

@@ -68,6 +68,17 @@ def test_nothing_is_explained_twice(evidence, tmp_path):
     assert counting.asked == [0, 0]
 
 
+@pytest.mark.parametrize("content", ["", "[" * 100_000, "3", "{}", '{"patterns": 3}'])
+def test_what_was_harmed_is_explained_again(content, evidence, tmp_path):
+    kept = KeptExplainer(counting := Counting(), tmp_path, ())
+    kept.explain([evidence])
+    (path,) = tmp_path.iterdir()
+    path.write_text(content)
+    assert kept.explain([evidence])[0].text == "text" and len(counting.asked) == 2
+    kept.explain([evidence])
+    assert len(counting.asked) == 2
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_whatever_changes_it_is_explained_again(name, evidence, tmp_path):
     kept = KeptExplainer(counting := Counting(), tmp_path, ())

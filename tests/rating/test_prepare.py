@@ -79,6 +79,16 @@ def test_what_is_shown(found):
                 assert len(window.tokens) <= 9 and window.tokens[window.focus].startswith("<")
 
 
+def test_intervals_do_not_tell_controls_apart():
+    """There are contexts in the same intervals as of the latent that one is matched with."""
+    own = prepared(SAES[:1], contexts=1, latents="12", controls=8)
+    filled = {group: set() for group in GROUPS}
+    for id, item in own.study.items.items():
+        filled[own.items[id].group].add(tuple(len(windows) for windows in item.intervals))
+    assert len(filled["latent"]) > 3
+    assert all(filled[group] <= filled["latent"] for group in GROUPS)
+
+
 def test_controls_fire_no_more_often_than_latents(found):
     for sae in SAES:
         of = {group: [] for group in GROUPS}
