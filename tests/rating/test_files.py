@@ -33,6 +33,12 @@ TEXTS = [
     "\rx",
     "'=x",
     "''-",
+    "\uff1d1",
+    "\uff0b1",
+    "\uff0d1",
+    "\uff201",
+    "\nx",
+    "'\uff1d1",
     "'tis",
     'a "b", c',
     "two\nlines\r\nor three\r",
@@ -46,6 +52,7 @@ TEXTS += ["  space ", "𝛼 مرحبا \u202e", "x" * 4000, "a\x00b"]
 def made(tmp_path):
     """A folder with a study and answers of all kinds: undone, cleared, skipped, repeated, odd texts and names."""
     study, key = made_study(latents=14)
+    assert len(TEXTS) + 4 <= len(study.items)
     store = write(tmp_path / "run", study, key)
     for i, name in enumerate(("ann", "=ben")):
         store.append(*simulated(study, key, name, 0.1, i, most=(None, 5)[i]))
@@ -117,7 +124,7 @@ def test_the_table(made):
     with (folder / "out.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     for row in rows:
-        assert not any(re.match(r"[=+\-@\t\r]", cell) for cell in row.values())
+        assert not any(re.match("[=+\\-@\uff1d\uff0b\uff0d\uff20\t\r\n]", cell) for cell in row.values())
         identity = key.items[row["item"]]
         assert (row["sae"], row["group"], int(row["latent"])) == (identity.sae, identity.group, identity.latent)
     assert {row["rater"] for row in rows} == {"ann", "'=ben", "'-eve", "dan"}
@@ -141,8 +148,8 @@ def exported(folder, format):
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_formulas_are_escaped_and_nothing_else(text):
-    dangerous = text[0] in "=+-@\t\r"
-    assert escaped(text) == ("'" + text if dangerous or text in ("'=x", "''-") else text)
+    dangerous = text[0] in "=+-@\uff1d\uff0b\uff0d\uff20\t\r\n"
+    assert escaped(text) == ("'" + text if dangerous or text in ("'=x", "''-", "'\uff1d1") else text)
 
 
 def test_a_copy_while_others_write(made, capsys):
