@@ -123,15 +123,16 @@ def rate_export(command: RateExport) -> int:
 
 
 def rate_import(command: RateImport) -> int:
-    """Store the ratings of a file and say how many were new; returns the exit code.
+    """Store the ratings of a file and say how many were new, and how many too old; returns the exit code.
 
     Raises:
         InputError: no study, or something in the file is wrong; nothing was stored.
     """
     folder = study_folder(Path(command.folder))
     study = read_study(folder)
-    added = import_file(Path(command.file), study, Store(folder / ANSWERS, study.id))
-    print(f"{command.file}: {added} new answers, texts and skips" if added else f"{command.file}: nothing new")
+    added, older = import_file(Path(command.file), study, Store(folder / ANSWERS, study.id))
+    said = f"{added} new answers, texts and skips" if added else "nothing new"
+    print(f"{command.file}: {said}" + (f"; {older} left out, older than what stands" if older else ""))
     return 0
 
 
