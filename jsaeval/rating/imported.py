@@ -92,7 +92,7 @@ def _newest(events: Iterable[Event]) -> dict[_Thing, datetime]:
     things: dict[int, list[_Thing]] = {}
     for event in events:
         if event.kind == "undo":
-            about = things.get(int(event.value), [])
+            about: list[_Thing] = things.get(int(event.value), [])
         else:
             kind = "answer" if event.kind == "clear" else event.kind
             place = event.rater, event.item, event.again
@@ -118,7 +118,8 @@ def _not_older(
         own = stands.get(line.place)
         if not line.at or _stands(line, own, skipped):
             return False
-        about, at = [line.what], _time(line.at)
+        about: list[_Thing] = [line.what]
+        at = _time(line.at)
         if line.kind == "skip":
             about, at = [line.what, line.place], last[line.place]
         elif line.kind == "answer" and own is not None and own.skipped is not None and line.place not in skipped:
