@@ -28,6 +28,7 @@ from jsaeval.run.section_folder import SectionFolder
 
 _LOSS, _L0 = "activation_prediction_loss", "l0"
 _Folder = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
+_Without = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME")]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class RateReport:
     """The folder of the study; the section goes into the report in it."""
     seed: int = 0
     """Of the bootstrap."""
+    without: _Without = ()
+    """A rater to leave out; may be given again."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class RateExport:
     server runs."""
     to: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR")] = None
     """Where to; a folder for label-studio. Default: beside the store."""
+    without: _Without = ()
+    """A rater to leave out of a table; may be given again."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +72,21 @@ def rate_report(command: RateReport) -> int:
     """Score, print and write; returns the exit code: 3 where no latent could be scored.
 
     Raises:
-        InputError: no study, nobody has rated anything, or the report there is of another LM or other SAEs.
+        InputError: no study, nobody has rated anything, an unknown rater is left out, or the report there is of another
+            LM or other SAEs.
     """
     if command.seed < 0:
         raise InputError(f"--seed {command.seed}: at least 0 is needed")
     folder = study_folder(Path(command.folder))
     study = read_study(folder)
     key = read_key(folder, study)
-    events = _events(folder, study)
+    events = _events(folder, study, command.without)
     section_folder = SectionFolder.claim(RATINGS, str(folder.parent), {}, resume=True)
     section_folder.check_same(key.lm, [(own["source"]["sha256"], own["hook"]) for own in key.saes])
     key = _renamed(key, section_folder)
     before = section_folder.before or {"saes": []}
     found = results(study, key, answers_of(events, study), _losses(before), _l0s(before), command.seed)
-    section = ratings_to_json(found, study, key, command.seed)
+    section = ratings_to_json(found, study, key, command.seed, sorted(set(command.without)))
     saes = [own | {"metrics": rating_metrics(section, own["name"])} for own in key.saes]
     provenance = {"plan": key.settings} | key.provenance
     made = {"lm": key.lm, "saes": saes, "provenance": provenance, "ratings": section}
@@ -89,6 +95,7 @@ def rate_report(command: RateReport) -> int:
     show_ratings(report, Console(width=None if sys.stdout.isatty() else 130))
     for name in (REPORT, PAGE, RATINGS.table):
         print(section_folder.path / name)
+    print(f"{REPORT}, {PAGE} and {RATINGS.table} say which items are controls: keep them from raters while they rate")
     return 0 if any(HUMAN_SCORE in own["metrics"] for own in saes) else 3
 
 
@@ -96,10 +103,12 @@ def rate_export(command: RateExport) -> int:
     """Write files and print their names; returns the exit code.
 
     Raises:
-        InputError: no study, nobody has rated anything, or a file cannot be written.
+        InputError: no study, nobody has rated anything, an unknown rater is left out, or a file cannot be written.
     """
     folder = study_folder(Path(command.folder))
     study = read_study(folder)
+    if command.without and command.format not in ("csv", "parquet"):
+        raise InputError(f"--without: goes with tables; {command.format} leaves nobody out")
     if command.format == "label-studio":
         for path in write_label_studio(Path(command.to) if command.to else folder / "label-studio", study):
             print(path)
@@ -112,7 +121,7 @@ def rate_export(command: RateExport) -> int:
     check_file("--to", str(path))
     if path.resolve() in {(folder / name).resolve() for name in (ANSWERS, KEY, STUDY)}:
         raise InputError(f"--to {path}: that is part of the study itself; choose another name")
-    events = _events(folder, study)
+    events = _events(folder, study, command.without)
     if command.format == "sqlite":
         Store(folder / ANSWERS, study.id).backup(path)
     else:
@@ -123,19 +132,20 @@ def rate_export(command: RateExport) -> int:
 
 
 def rate_import(command: RateImport) -> int:
-    """Store the ratings of a file and say how many were new; returns the exit code.
+    """Store the ratings of a file and say how many were new, and how many too old; returns the exit code.
 
     Raises:
         InputError: no study, or something in the file is wrong; nothing was stored.
     """
     folder = study_folder(Path(command.folder))
     study = read_study(folder)
-    added = import_file(Path(command.file), study, Store(folder / ANSWERS, study.id))
-    print(f"{command.file}: {added} new answers, texts and skips" if added else f"{command.file}: nothing new")
+    added, older = import_file(Path(command.file), study, Store(folder / ANSWERS, study.id))
+    said = f"{added} new answers, texts and skips" if added else "nothing new"
+    print(f"{command.file}: {said}" + (f"; {older} left out, older than what stands" if older else ""))
     return 0
 
 
-def _events(folder: Path, study: Study) -> list[Event]:
+def _events(folder: Path, study: Study, without: tuple[str, ...]) -> list[Event]:
     path = folder / ANSWERS
     events = Store(path, study.id).events() if path.is_file() else []
     if not events:
@@ -144,7 +154,12 @@ def _events(folder: Path, study: Study) -> list[Event]:
             f"{where}: nobody has rated anything yet; jsaeval rate serve {where} lets people rate, jsaeval rate import "
             f"{where} FILE adds ratings made elsewhere"
         )
-    return events
+    known = sorted({own.rater for own in events})
+    if unknown := [name for name in without if name not in known]:
+        raise InputError(f"--without {unknown[0]}: nobody of that name has rated; there are {', '.join(known)}")
+    if left := [own for own in events if own.rater not in without]:
+        return left
+    raise InputError(f"--without {' '.join(without)}: nobody else has rated")
 
 
 def _renamed(key: AnswerKey, folder: SectionFolder) -> AnswerKey:

@@ -68,6 +68,55 @@ def difference(a: Sample, b: Sample, seeds: tuple[int, int]) -> dict[str, Any]:
     return found | {"clear": None if ends is None else not ends[0] <= 0 <= ends[1]}
 
 
+def within_raters(
+    a: Float[np.ndarray, "a rater"],
+    b: Float[np.ndarray, "b rater"],
+    items: tuple[Sequence[str], Sequence[str]],
+    seeds: tuple[int, int],
+) -> dict[str, Any]:
+    """Mean over raters, of those who scored both groups, of their own mean of a − their own mean of b.
+
+    Raters who are lenient with everything, but gave one group more of their scores, make a difference between groups;
+    not this one.
+
+    Args:
+        a: what raters gave to the units of a group, NaN: nothing.
+        b: the same of the other.
+        items: which item each unit of a and of b is of.
+        seeds: of the resamples of items, of each group; those of `difference`.
+
+    Returns:
+        An estimate, with "raters" how many; "n" and "items" are those that these raters scored, of the smaller group.
+    """
+    both = np.isfinite(a).any(0) & np.isfinite(b).any(0)
+    if not both.any():
+        return _nothing("nobody has scored both groups") | {"raters": 0}
+    means, resampled_means, n, n_items = [], [], [], []
+    for values, names, seed in zip((a[:, both], b[:, both]), items, seeds, strict=True):
+        scored = np.flatnonzero(np.isfinite(values).any(1))
+        values, names = values[scored], tuple(names[i] for i in scored.tolist())
+        counts = Sample(values[:, 0], names).resampled(seed)
+        means.append(_of_raters(values, np.ones((1, len(names)))))
+        resampled_means.append(_of_raters(values, counts))
+        n.append(len(names))
+        n_items.append(len(set(names)))
+    value = float((means[0] - means[1]).mean())
+    # A rater without items of both groups in a resample has no difference there.
+    gaps = resampled_means[0] - resampled_means[1]
+    there = np.isfinite(gaps)
+    samples = np.where(there.any(1), np.where(there, gaps, 0.0).sum(1) / np.maximum(there.sum(1), 1), np.nan)
+    return estimate(value, samples, min(n), min(n_items)) | {"raters": int(both.sum())}
+
+
+def _of_raters(
+    values: Float[np.ndarray, "unit rater"], counts: Float[np.ndarray, "resample unit"]
+) -> Float[np.ndarray, "resample rater"]:
+    """The mean of each rater; NaN without a unit."""
+    there = np.isfinite(values)
+    n = counts @ there.astype(np.float64)
+    return np.divide(counts @ np.where(there, values, 0.0), n, out=np.full(n.shape, math.nan), where=n > 0)
+
+
 def agreement(coefficient: Coefficient, ratings: Ratings, items: Sequence[str], seed: int) -> dict[str, Any]:
     """A coefficient of agreement; "n": units that two raters or more have rated."""
     value, samples, n_items = resampled(coefficient, ratings, items, seed)

@@ -13,9 +13,9 @@ One line for every answer and text that stands, repeats too; times and undone an
 | seconds | that the rater was active on the item in all, the same on each of its lines |
 | at, rubric, source | when the answer was stored (UTC), under which version of the rubric, from where it came |
 
-`value` is text in parquet, too. In CSV a text that begins with `=`, `+`, `-`, `@`, a tab or a carriage return has an
-apostrophe before it, or a spreadsheet would run it as a formula; so has one that begins with apostrophes and then one
-of these. `jsaeval.rating.imported` takes it off.
+`value` is text in parquet, too. In CSV a text that begins with `=`, `+`, `-`, `@`, one of these in full width, a tab, a
+carriage return or a line feed has an apostrophe before it, or a spreadsheet would run it as a formula; so has one that
+begins with apostrophes and then one of these. `jsaeval.rating.imported` takes it off.
 """
 
 import csv
@@ -51,7 +51,8 @@ COLUMNS = (
     "source",
 )
 NO_REASON = "no reason given"
-FORMULA = re.compile(r"'*[=+\-@\t\r]")
+# Some spreadsheets take full-width signs for the others.
+FORMULA = re.compile("'*[=+\\-@\uff1d\uff0b\uff0d\uff20\t\r\n]")
 
 
 def long_form(study: Study, key: AnswerKey, events: Iterable[Event]) -> pd.DataFrame:

@@ -1,8 +1,9 @@
 """Ratings in tables, in the long form of `jsaeval.rating.export`."""
 
 import csv
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import pandas as pd
 from jsaeval.errors import InputError, one_line
 from jsaeval.rating.export import FORMULA
 from jsaeval.rating.import_lines import Line, is_seconds, is_time, questions_of, wrong_answer, wrong_names
+from jsaeval.rating.queue import queue_of
 from jsaeval.rating.store import LONGEST_TEXT
 from jsaeval.rating.study import Study
 
 
 NEEDED = ("rater", "item", "interval", "question", "value")
 _OPTIONAL = ("again", "skipped", "seconds", "at", "rubric")
+_LONGEST_RUBRIC = 64  # characters of a version; ours have 12
 _AGAIN = {"": False, "0": False, "1": True, "false": False, "true": True}
 _Rows = list[tuple[str, dict[str, str]]]
 
@@ -32,8 +35,9 @@ def table_lines(path: Path, study: Study, complaints: list[str]) -> Iterator[Lin
     Raises:
         InputError: it cannot be read, or lacks a column.
     """
+    twice = functools.cache(lambda rater: {place.item for place in queue_of(study, rater) if place.again})
     for where, row in (_csv if path.suffix.lower() == ".csv" else _parquet)(path):
-        wrong = list(_wrong(row, study))
+        wrong = list(_wrong(row, study)) or list(_wrong_repeat(row, twice))
         complaints += [f"{where}: {own}" for own in wrong]
         if wrong:
             continue
@@ -107,6 +111,10 @@ def _wrong(row: Mapping[str, str], study: Study) -> Iterator[str]:
         yield f"seconds {row['seconds']!r}: a number from 0 was expected"
     if not is_time(row.get("at", "")):
         yield f"at {row['at']!r}: a time as 2025-01-31T12:00:00+00:00 was expected"
+    rubric = row.get("rubric", "")
+    if len(rubric) > _LONGEST_RUBRIC or not rubric.isprintable():
+        shown = rubric[:_LONGEST_RUBRIC]
+        yield f"rubric {shown!r}: a version of at most {_LONGEST_RUBRIC} printable characters was expected"
     if len(row.get("skipped", "")) > LONGEST_TEXT:
         yield f"skipped: longer than {LONGEST_TEXT} characters"
     if not row["question"]:
@@ -114,3 +122,9 @@ def _wrong(row: Mapping[str, str], study: Study) -> Iterator[str]:
             yield "neither a question nor why the item was skipped"
     elif row["item"] in study.items:
         yield from wrong_answer(row["item"], row["interval"], row["question"], row["value"], study)
+
+
+def _wrong_repeat(row: Mapping[str, str], twice: Callable[[str], set[str]]) -> Iterator[str]:
+    """Whether a row is of a repeat that its rater never gets. `twice`: which items a rater gets twice."""
+    if _AGAIN[row.get("again", "").lower()] and row["item"] not in twice(row["rater"]):
+        yield f"again {row['again']!r}: {row['rater']} does not get item {row['item']} twice"

@@ -10,13 +10,12 @@ import numpy as np
 from jsaeval.rating.answers import Answers, ItemAnswers
 from jsaeval.rating.concord import across_raters, disagreements, with_oneself
 from jsaeval.rating.estimate import correlation, seed_of
-from jsaeval.rating.scores import item_lines, sae_scores
+from jsaeval.rating.scores import REASONS, item_lines, sae_scores
 from jsaeval.rating.study import AnswerKey, Study
 from jsaeval.rating.table import Table, table_of, unit_means
 
 
 _LEAST_SAES = 3
-_REASONS = 20  # for skips that are listed
 
 
 def results(
@@ -46,7 +45,7 @@ def results(
     saes = []
     for name in _names(key):
         lines = item_lines(study, table, answers, key.items, name)
-        scored = sae_scores(study, table, key.items, name, seed)
+        scored = sae_scores(study, table, answers, key.items, name, seed)
         own = {
             "correlations": _correlations(lines, (losses or {}).get(name, {}), seed_of(seed, name)),
             "latents": lines,
@@ -91,11 +90,11 @@ def counts(study: Study, answers: Answers, table: Table) -> dict[str, Any]:
     """How much was rated.
 
     Returns:
-        {"raters", "items", "rated_items", "units", "rated_units", "ratings": of a unit by a rater, "incomplete":
-        items that a rater began and did not end, "skipped", "skip_reasons": {why: times}, "seconds_per_item": median
-        or None, "other_rubrics": {version of the rubric that is not the study's: items with answers under it},
-        "by_rater": [{"rater", "items", "ratings", "mean": score, "repeats", "incomplete", "skipped",
-        "seconds_per_item"}]}. Repeats are in "repeats" alone.
+        {"raters": who have scores, "items", "rated_items", "units", "rated_units", "ratings": of a unit by a rater,
+        "incomplete": items that a rater began and did not end, "skipped", "skip_reasons": {why: times},
+        "seconds_per_item": median or None, "other_rubrics": {version of the rubric that is not the study's: items with
+        answers under it}, "by_rater": of all with answers, texts or skips [{"rater", "items", "ratings", "mean": score,
+        "repeats", "incomplete", "skipped", "seconds_per_item"}]}. Repeats are in "repeats" alone.
     """
     raters = sorted({rater for (rater, _, _), own in answers.items() if _something(own)})
     first = {place: own for place, own in answers.items() if not place[2]}
@@ -123,7 +122,7 @@ def counts(study: Study, answers: Answers, table: Table) -> dict[str, Any]:
             }
         )
     return {
-        "raters": len(raters),
+        "raters": int(scores.any(0).sum()),
         "items": len(study.items),
         "rated_items": len(set(table.items)),
         "units": sum(len(own.units) for own in study.items.values()),
@@ -131,7 +130,7 @@ def counts(study: Study, answers: Answers, table: Table) -> dict[str, Any]:
         "ratings": int(scores.sum()),
         "incomplete": len(unfinished),
         "skipped": sum(why.values()),
-        "skip_reasons": dict(why.most_common(_REASONS)),
+        "skip_reasons": dict(why.most_common(REASONS)),
         "seconds_per_item": _seconds(study, [(item, own) for (_, item, _), own in first.items()]),
         "other_rubrics": dict(versions),
         "by_rater": by_rater,

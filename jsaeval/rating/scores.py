@@ -1,8 +1,10 @@
 """`human_score`: mean rubric scores by group, interval, density and latent, and latents beside their controls.
 
-A unit's score is the mean over its raters; a group's is the mean over its units.
+A unit's score is the mean over its raters; a group's is the mean over its units. Controls are
+not as their own dictionaries have them but matched with latents, see `jsaeval.rating.prepare.matched`.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,22 +13,26 @@ from jaxtyping import Bool, Float
 
 from jsaeval.autointerp.choice import DENSITY_STRATA, density_stratum
 from jsaeval.rating.answers import Answers
-from jsaeval.rating.estimate import Sample, difference, mean, median, seed_of
+from jsaeval.rating.estimate import Sample, difference, mean, median, seed_of, within_raters
 from jsaeval.rating.store import NOTE
 from jsaeval.rating.study import GROUPS, INTERVALS, Identity, Study
 from jsaeval.rating.table import Table, of_item, unit_means
 
 
+REASONS = 20  # for skips that are listed
 # Bricken et al. 2023 call an interval with more than 8 of 14 points quite interpretable.
 _BRICKEN, _QUITE, _OF = "bricken2023", 8, 14
 
 
-def sae_scores(study: Study, table: Table, identities: Mapping[str, Identity], sae: str, seed: int) -> dict[str, Any]:
+def sae_scores(
+    study: Study, table: Table, answers: Answers, identities: Mapping[str, Identity], sae: str, seed: int
+) -> dict[str, Any]:
     """Scores of an SAE's latents and of its controls.
 
     Args:
         study: the study.
         table: its ratings.
+        answers: of all raters, for what was skipped.
         identities: what its items are.
         sae: name of the SAE.
         seed: of the resamples.
@@ -34,8 +40,10 @@ def sae_scores(study: Study, table: Table, identities: Mapping[str, Identity], s
     Returns:
         {"groups": {group: {"asked": items of the study, "raters", "score", "median", "above": {"bound": 8} and an
         estimate of a share, or null where the rubric says nothing of the kind, "by_interval": {"1": estimate},
-        "by_density": {stratum: estimate}, "questions": {id: estimate}}}, "minus": {control: latents − it}}, for the
-        groups that the study has. An estimate is as in `jsaeval.rating.estimate`; "n" is units.
+        "by_density": {stratum: estimate}, "questions": {id: estimate}, "items_by_rater": {rater: items with a score},
+        "skips": see `_skips`}}, "minus": {control: latents − it, with "within_raters": the same of each rater, see
+        `jsaeval.rating.estimate.within_raters`}}, for the groups that the study has. An estimate is as in
+        `jsaeval.rating.estimate`; "n" is units.
     """
     asked = {group: _count(identities, sae, group) for group in GROUPS}
     groups = [group for group in GROUPS if asked[group]]
@@ -44,10 +52,16 @@ def sae_scores(study: Study, table: Table, identities: Mapping[str, Identity], s
         group: table.where(np.array([_is(identities[item], sae, group) for item in table.items], bool))
         for group in groups
     }
-    found = {group: {"asked": asked[group]} | _group(study, own[group], identities, seeds[group]) for group in groups}
+    found = {
+        group: {"asked": asked[group]}
+        | _group(study, own[group], identities, seeds[group])
+        | _skips(own[group], {place: one for place, one in answers.items() if _is(identities[place[1]], sae, group)})
+        for group in groups
+    }
     samples = {group: Sample(unit_means(own[group].scores), own[group].items) for group in groups}
     minus = {
         group: difference(samples["latent"], samples[group], (seeds["latent"], seeds[group]))
+        | {"within_raters": _within(own["latent"], own[group], (seeds["latent"], seeds[group]))}
         for group in groups
         if group != "latent" and "latent" in groups
     }
@@ -75,6 +89,24 @@ def _group(study: Study, table: Table, identities: Mapping[str, Identity], seed:
         "by_density": {name: of(stratum == name) for name in DENSITY_STRATA if (stratum == name).any()},
         "questions": {id: of(everything, unit_means(own)) for id, own in table.questions.items()},
     }
+
+
+def _within(latents: Table, control: Table, seeds: tuple[int, int]) -> dict[str, Any]:
+    return within_raters(latents.scores, control.scores, (latents.items, control.items), seeds)
+
+
+def _skips(table: Table, answers: Answers) -> dict[str, Any]:
+    """How many items of a group each rater scored, and how many were skipped at their first time: {"items_by_rater",
+    "skips": {"n": times that a rater skipped an item, "given": n + times that one scored one, "reasons": {why: n}}}."""
+    scored = {
+        rater: len({table.items[i] for i in np.flatnonzero(np.isfinite(table.scores[:, column]))})
+        for column, rater in enumerate(table.raters)
+    }
+    scored = {rater: n for rater, n in scored.items() if n}
+    why = Counter(own.skipped for (_, _, again), own in answers.items() if own.skipped is not None and not again)
+    n = sum(why.values())
+    skips = {"n": n, "given": n + sum(scored.values()), "reasons": dict(why.most_common(REASONS))}
+    return {"items_by_rater": scored, "skips": skips}
 
 
 def item_lines(

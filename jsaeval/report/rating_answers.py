@@ -3,12 +3,21 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jsaeval.rating.estimate import LEAST_ITEMS
 from jsaeval.report.latent_text import clean
 from jsaeval.report.numbers import interval, number, percent
 
 
 # Fewer, and a score is that of these people.
 FEW_RATERS = 2
+# A rater's shares of two groups that are further apart are named; of 5 controls it is 2.
+_APART = 0.4
+_NAMED = 3  # raters in a warning
+_MANY_SKIPS = 0.1
+MATCHED = (
+    "Controls are matched: each control's threshold is raised until it fires at as many tokens as a latent, and its "
+    "strongest token gets the latent's largest share, and so on down."
+)
 _CONTROLS = {"random_sae": "a random SAE", "neurons": "neurons", "random_directions": "random directions"}
 
 
@@ -59,12 +68,14 @@ def said_of_controls(own: Mapping[str, Any]) -> Iterator[str]:
 
 
 def said_of_kinds(own: Mapping[str, Any]) -> Iterator[str]:
-    """Scores by interval and by density of latents."""
+    """Scores by interval and by density of latents; kinds of few items are in the tables alone."""
     latents = own["groups"]["latent"]
     for i, found in latents["by_interval"].items():
-        yield f"Interval {i} of 11: {_shown(found)} ({_several(found['n'], 'unit')})."
+        if found["items"] >= LEAST_ITEMS:
+            yield f"Interval {i} of 11: {_shown(found)} ({_several(found['n'], 'unit')})."
     for name, found in latents["by_density"].items():
-        yield f"Density {name}: {_shown(found)} ({_several(found['items'], 'latent')})."
+        if found["items"] >= LEAST_ITEMS:
+            yield f"Density {name}: {_shown(found)} ({_several(found['items'], 'latent')})."
 
 
 def said_of_agreement(section: Mapping[str, Any]) -> Iterator[str]:
@@ -109,6 +120,38 @@ def warnings(section: Mapping[str, Any]) -> Iterator[str]:
         )
     if 0 < counts["raters"] < FEW_RATERS:
         yield "one rater alone: the scores are that person's, and intervals say nothing of what others would give"
+    if section["without"]:
+        yield f"left out with --without: {', '.join(clean(name) for name in section['without'])}"
+    for own in section["saes"]:
+        of = f" of {clean(own['sae'])}" if len(section["saes"]) > 1 else ""
+        yield from _unequal_shares(own, of)
+        for group, found in own["groups"].items():
+            n, given = found["skips"]["n"], found["skips"]["given"]
+            if n > _MANY_SKIPS * given:
+                name = _CONTROLS.get(group, "latents")
+                yield (
+                    f"{n:,} of {given:,} times ({percent(n / given)}) a rater skipped an item of the group {name}{of}; "
+                    "its score is of what was left"
+                )
+
+
+def _unequal_shares(own: Mapping[str, Any], of: str) -> Iterator[str]:
+    """Raters who scored clearly different shares of latents and of a control; one alone has nobody to differ from."""
+    groups = own["groups"]
+    raters = sorted({rater for found in groups.values() for rater in found["items_by_rater"]})
+    apart = []
+    for rater in raters if len(raters) > 1 else []:
+        share = {group: found["items_by_rater"].get(rater, 0) / found["asked"] for group, found in groups.items()}
+        gaps = {group: abs(share["latent"] - share[group]) for group in own["minus"]}
+        if gaps and (widest := max(gaps, key=lambda group: gaps[group])) and gaps[widest] >= _APART:
+            shown = f"{percent(share['latent'])} of the latents, {percent(share[widest])} of {_CONTROLS[widest]}"
+            apart.append(f"{clean(rater)}: {shown}")
+    if apart:
+        more = f"; and {len(apart) - _NAMED} more" if len(apart) > _NAMED else ""
+        yield (
+            f"raters scored unequal shares of the groups{of} ({'; '.join(apart[:_NAMED])}{more}), so that a difference "
+            "between groups may be one between raters; the difference within raters is not"
+        )
 
 
 def said_in_short(section: Mapping[str, Any], name: str) -> Iterator[str]:

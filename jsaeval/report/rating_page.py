@@ -5,6 +5,7 @@ from typing import Any
 
 from jsaeval.report.latent_text import clean
 from jsaeval.report.rating_answers import (
+    MATCHED,
     of_sae,
     said_of_agreement,
     said_of_controls,
@@ -48,7 +49,6 @@ def rating_section(report: dict[str, Any]) -> dict[str, Any]:
         "title": clean(section["study"]["title"]),
         "maximum": section["maximum"],
         "counts": said_of_counts(section["counts"]),
-        "skip_reasons": {_text(why): n for why, n in section["counts"]["skip_reasons"].items()},
         "warnings": list(warnings(section)),
         "saes": [_sae(section, own, f"ratings-{i}", pages) for i, own in enumerate(section["saes"], 1)],
         "agreement": list(_agreement(section)),
@@ -57,6 +57,7 @@ def rating_section(report: dict[str, Any]) -> dict[str, Any]:
         "l0": section["l0"] if len(section["saes"]) > 1 else None,
         "disagreements": [_disagreement(own, pages) for own in section["disagreements"]],
         "controls": any(own["minus"] for own in section["saes"]),
+        "matched": MATCHED,
         "shown": _SHOWN,
     }
 
@@ -105,6 +106,7 @@ def _sae(section: Mapping[str, Any], own: dict[str, Any], id: str, pages: Mappin
 def _group(own: dict[str, Any], group: str) -> dict[str, Any]:
     found, minus = own["groups"][group], own["minus"].get(group)
     about = {"name": GROUP_TITLES[group], "short": GROUP_TITLES[group].partition(":")[0]}
+    about |= {"why": [(_text(why), n) for why, n in found["skips"]["reasons"].items()]}
     about |= {"share": share_and_ends(found["above"]) if found["above"] else None}
     return found | about | {"minus": minus, "verdict": minus and verdict(minus)}
 

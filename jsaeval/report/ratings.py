@@ -2,17 +2,17 @@
 
 `ratings`: {"study": {"id", "title", "sha256", "logits", "repeats", "rubric": {"id", "title", "source", "unit":
 "interval" | "item", "version", "questions": [{"id", "prompt", "highest"}]}}, "settings" and "provenance": of the
-preparation of the study, "seed", and what `jsaeval.rating.results.results` returns: "maximum", "counts", "saes":
-[{"sae", "groups": {"latent" | "random_sae" | "neurons" | "random_directions": {"asked", "raters", "score", "median",
-"above", "by_interval", "by_density", "questions"}}, "minus": {control: difference}, "correlations":
-{"activation_prediction_loss", "density"}, "latents": [line]}], "agreement": {"all" | "latent"}, "self_agreement":
-{"pooled", "raters"}, "l0", "disagreements"}
+preparation of the study, "seed", "without": raters who were left out, and what `jsaeval.rating.results.results`
+returns: "maximum", "counts", "saes": [{"sae", "groups": {"latent" | "random_sae" | "neurons" | "random_directions":
+{"asked", "raters", "score", "median", "above", "by_interval", "by_density", "questions", "items_by_rater", "skips"}},
+"minus": {control: difference, with "within_raters"}, "correlations": {"activation_prediction_loss", "density"},
+"latents": [line]}], "agreement": {"all" | "latent"}, "self_agreement": {"pooled", "raters"}, "l0", "disagreements"}
 
 Every estimate is {"value", "ci95", "n", "items"}, see `jsaeval.rating.estimate`; one that is not defined is null with a
 "reason". Texts are as raters wrote them: not escaped, not cleaned.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -38,7 +38,9 @@ GROUP_TITLES = {
 _VERDICTS = {True: "better", False: "worse", None: "unclear"}
 
 
-def ratings_to_json(found: Mapping[str, Any], study: Study, key: AnswerKey, seed: int) -> dict[str, Any]:
+def ratings_to_json(
+    found: Mapping[str, Any], study: Study, key: AnswerKey, seed: int, without: Sequence[str] = ()
+) -> dict[str, Any]:
     """The entry "ratings" of a report.
 
     Args:
@@ -46,6 +48,7 @@ def ratings_to_json(found: Mapping[str, Any], study: Study, key: AnswerKey, seed
         study: that was rated.
         key: of it.
         seed: of the resamples.
+        without: raters who were left out.
     """
     rubric = study.rubric
     questions = [{"id": own.id, "prompt": own.prompt, "highest": own.highest} for own in rubric.asked(study.logits)]
@@ -53,7 +56,8 @@ def ratings_to_json(found: Mapping[str, Any], study: Study, key: AnswerKey, seed
     about |= {"version": rubric.version, "questions": questions}
     shown = {"id": study.id, "title": study.title, "sha256": key.study_sha256, "logits": study.logits}
     shown |= {"repeats": study.repeats, "rubric": about}
-    return {"study": shown, "settings": key.settings, "provenance": key.provenance, "seed": seed, **found}
+    about = {"settings": key.settings, "provenance": key.provenance, "seed": seed, "without": list(without)}
+    return {"study": shown} | about | dict(found)
 
 
 def rating_metrics(section: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -104,6 +108,10 @@ def show_ratings(report: dict[str, Any], console: Console) -> None:
         console.print()
         console.print(f"[bold]{escape(own['sae'])}[/bold]", soft_wrap=True)
         console.print(_groups(own))
+        for group, minus in own["minus"].items():
+            if (within := minus["within_raters"])["value"] is not None:
+                said = f"  Latents − {GROUP_TITLES[group].partition(':')[0]} within raters: {_estimate(within)}"
+                console.print(f"{said}, n = {within['raters']}", highlight=False)
         for name, found in own["correlations"].items():
             if found["value"] is not None:
                 console.print(f"  Spearman with {name}: {_estimate(found)}, {found['n']} latents", highlight=False)

@@ -18,6 +18,7 @@ from jsaeval.rating.answers import answers_of
 from jsaeval.rating.export import COLUMNS, escaped
 from jsaeval.rating.imported import import_file
 from jsaeval.rating.label_studio import config, place_of, tasks
+from jsaeval.rating.queue import queue_of
 from jsaeval.rating.rubric import parse_rubric
 from jsaeval.rating.store import NOTE, Store
 from tests.rating.made import answer, events_of, made_study, simulated, write
@@ -33,6 +34,12 @@ TEXTS = [
     "\rx",
     "'=x",
     "''-",
+    "\uff1d1",
+    "\uff0b1",
+    "\uff0d1",
+    "\uff201",
+    "\nx",
+    "'\uff1d1",
     "'tis",
     'a "b", c',
     "two\nlines\r\nor three\r",
@@ -46,6 +53,7 @@ TEXTS += ["  space ", "𝛼 مرحبا \u202e", "x" * 4000, "a\x00b"]
 def made(tmp_path):
     """A folder with a study and answers of all kinds: undone, cleared, skipped, repeated, odd texts and names."""
     study, key = made_study(latents=14)
+    assert len(TEXTS) + 4 <= len(study.items)
     store = write(tmp_path / "run", study, key)
     for i, name in enumerate(("ann", "=ben")):
         store.append(*simulated(study, key, name, 0.1, i, most=(None, 5)[i]))
@@ -87,7 +95,7 @@ def test_the_round_trip(made, format, capsys):
     path = folder / "run" / "rating" / f"answers.{format}"
     assert capsys.readouterr().out.strip() == str(path)
     other = write(folder / "other", study, key)
-    added = import_file(path, study, other)
+    added = import_file(path, study, other).added
     before, after = standing(store, study), standing(other, study)
     before = {
         place: (*own[:2], own[2] or (own[2] if own[2] is None else "no reason given"), own[3])
@@ -102,7 +110,7 @@ def test_the_round_trip(made, format, capsys):
         if own.question
     )
     # The same file once more, or back to where it came from, says nothing new.
-    assert import_file(path, study, other) == 0 and standing(other, study) == after
+    assert import_file(path, study, other).added == 0 and standing(other, study) == after
     path.rename(folder / f"renamed.{format}")
     assert rate_import(RateImport(str(folder / "other"), str(folder / f"renamed.{format}"))) == 0
     assert "nothing new" in capsys.readouterr().out and len(other.events()) == added
@@ -117,7 +125,7 @@ def test_the_table(made):
     with (folder / "out.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     for row in rows:
-        assert not any(re.match(r"[=+\-@\t\r]", cell) for cell in row.values())
+        assert not any(re.match("[=+\\-@\uff1d\uff0b\uff0d\uff20\t\r\n]", cell) for cell in row.values())
         identity = key.items[row["item"]]
         assert (row["sae"], row["group"], int(row["latent"])) == (identity.sae, identity.group, identity.latent)
     assert {row["rater"] for row in rows} == {"ann", "'=ben", "'-eve", "dan"}
@@ -141,8 +149,8 @@ def exported(folder, format):
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_formulas_are_escaped_and_nothing_else(text):
-    dangerous = text[0] in "=+-@\t\r"
-    assert escaped(text) == ("'" + text if dangerous or text in ("'=x", "''-") else text)
+    dangerous = text[0] in "=+-@\uff1d\uff0b\uff0d\uff20\t\r\n"
+    assert escaped(text) == ("'" + text if dangerous or text in ("'=x", "''-", "'\uff1d1") else text)
 
 
 def test_a_copy_while_others_write(made, capsys):
@@ -176,19 +184,75 @@ def test_five_columns_are_enough_and_corrections_count(empty):
     first = table(
         folder / "a.csv", f"ann,{item},3,confidence,2", f"ann,{item},0,interpretation,cats", f"ann,{item},,note,hm"
     )
-    assert import_file(first, study, store) == 3
+    assert import_file(first, study, store).added == 3
     second = table(folder / "b.csv", f"ann,{item},3,confidence,1", f"ann,{item},0,interpretation,cats")
-    assert import_file(second, study, store) == 1  # what stands is not stored again
+    assert import_file(second, study, store).added == 1  # what stands is not stored again
     own = answers_of(store.events(), study)["ann", item, False]
     assert own.numbers == {3: {"confidence": 1}} and own.texts == {"interpretation": "cats", "note": "hm"}
-    assert import_file(first, study, store) == 0  # imported before: it adds nothing
+    assert import_file(first, study, store).added == 0  # imported before: it adds nothing
     store.append(answer(study, "ann", item, 3, "confidence", 3))
     back = table(folder / "c.csv", f"ann,{item},3,confidence,2")
-    assert import_file(back, study, store) == 1
+    assert import_file(back, study, store).added == 1
+
+
+def repeated(study, rater):
+    return [place.item for place in queue_of(study, rater) if place.again]
+
+
+def test_an_older_export_overwrites_nothing(empty, capsys):
+    """What was answered, cleared, undone or skipped since stays; what the file alone knows comes in."""
+    folder, study, store, item = empty
+    ids = list(study.items)
+    day = "2025-01-{:02}T12:00:00+00:00".format
+
+    def at(when, *about, **more):
+        return store.append(dataclasses.replace(answer(study, "ann", *about, **more), at=day(when)))[0]
+
+    at(1, item, 3, "confidence", 2), at(1, item, 3, "specificity", 1), at(1, item, 0, "note", "old", kind="text")
+    undone = at(1, item, 7, "confidence", 1)
+    at(1, ids[1], 3, "confidence", 1), at(1, ids[2], 3, "confidence", 1)
+    at(1, ids[2], 0, "", "too hard", kind="skip")
+    at(1, ids[3], 0, "", "too hard", kind="skip")
+    at(1, ids[4], 3, "confidence", 1)
+    rate_export(RateExport(str(folder), to=str(folder / "old.csv")))
+    at(3, item, 3, "confidence", 3), at(3, item, 3, "specificity", "", kind="clear")
+    at(3, item, 0, "note", "new", kind="text"), at(3, item, 7, "", undone.id, kind="undo")
+    at(3, ids[1], 0, "", "tired", kind="skip")  # an older answer would take it back
+    at(3, ids[2], 3, "confidence", 2), at(3, ids[3], 3, "confidence", 2)  # older skips would take these back
+    before = standing(store, study)
+    capsys.readouterr()
+    assert rate_import(RateImport(str(folder), str(folder / "old.csv"))) == 0
+    # Four things of the first item, the answer of the second, answer and skip of the third, skip of the fourth.
+    assert "nothing new; 8 left out, older than what stands" in capsys.readouterr().out
+    assert standing(store, study) == before
+    columns = "rater,item,interval,question,value,at"
+    rows = [f"ann,{item},3,confidence,1,2025-01-04T01:00:00+13:00", f"ann,{item},11,confidence,1,{day(2)}"]
+    rows += [f"ann,{item},3,specificity,3,{day(4)}", f"ann,{ids[1]},3,confidence,1,2025-01-04"]
+    # The first is of the third of January, 12:00, as is what stands; the last takes back a skip.
+    assert import_file(table(folder / "new.csv", *rows, columns=columns), study, store) == (4, 0)
+    own = answers_of(store.events(), study)
+    assert own["ann", item, False].numbers[3] == {"confidence": 1, "specificity": 3}
+    assert own["ann", ids[1], False].skipped is None
+
+
+def test_repeats_that_never_come_and_odd_rubrics_are_named(empty):
+    folder, study, store, _ = empty
+    twice = repeated(study, "ann")
+    once = next(id for id in study.items if id not in twice)
+    columns = "rater,item,interval,question,value,again,rubric"
+    rows = [f"ann,{twice[0]},3,confidence,2,1,{'r' * 64}", f"ann,{once},3,confidence,2,1,"]
+    rows += [f"ann,{once},3,confidence,2,0,{'r' * 65}", f"ann,{once},7,confidence,2,0,a\x1bb"]
+    with pytest.raises(InputError) as error:
+        import_file(table(folder / "a.csv", *rows, columns=columns), study, store)
+    said = str(error.value)
+    assert f"line 3: again '1': ann does not get item {once} twice" in said and "line 2" not in said
+    assert "line 4: rubric 'rrr" in said and "line 5: rubric 'a\\x1bb': a version of at most 64 printable" in said
+    assert store.events() == []
 
 
 def test_optional_columns(empty):
     folder, study, store, item = empty
+    item = repeated(study, "ann")[0]
     columns = "note_to_self,rater,item,interval,question,value,again,skipped,seconds,at,rubric"
     rows = [
         f"x,ann,{item},3,confidence,2,True,,30,2025-01-31T12:00:00+00:00,0ld",
@@ -199,7 +263,7 @@ def test_optional_columns(empty):
             table(folder / "a.csv", *rows, f"x,ben,{item},,,,no,tired,,,".replace(",no,", ",0,"), columns=columns),
             study,
             store,
-        )
+        ).added
         == 3
     )
     found = answers_of(store.events(), study)
@@ -399,7 +463,7 @@ def test_annotations_of_label_studio_come_in(empty):
     export.append(made[2] | {"id": 3, "annotations": []})
     path = folder / "project-1.json"
     path.write_text(json.dumps(export))
-    assert import_file(path, study, store) == 5
+    assert import_file(path, study, store).added == 5
     found = answers_of(store.events(), study)
     mine = found["ann@example.org", first, False]
     assert mine.numbers == {3: {"confidence": 3}, 11: {"specificity": 1}} and mine.texts == {
@@ -407,7 +471,7 @@ def test_annotations_of_label_studio_come_in(empty):
     }
     assert mine.seconds == pytest.approx(12.5) and found["user 4", first, False].numbers == {7: {"confidence": 2}}
     assert found["user 7", second, False].skipped == "skipped in Label Studio"
-    assert {own.source for own in store.events()} == {"project-1.json"} and import_file(path, study, store) == 0
+    assert {own.source for own in store.events()} == {"project-1.json"} and import_file(path, study, store).added == 0
     assert store.events()[0].at == "2025-03-09T22:16:08.728353Z"
 
 

@@ -9,12 +9,14 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from jsaeval.cli.rate_results import RateReport, rate_report
+from jsaeval.cli.main import main
+from jsaeval.cli.rate_results import RateExport, RateReport, rate_export, rate_report
 from jsaeval.cli.reading import Report, report
 from jsaeval.errors import InputError
 from jsaeval.metrics.registry import REGISTRY
 from jsaeval.rating.study import GROUPS, study_folder
 from jsaeval.report.page import page
+from jsaeval.report.rating_answers import said_of_kinds
 from jsaeval.report.rating_page import rating_section
 from jsaeval.report.ratings import show_ratings
 from jsaeval.report.summary import interpretability
@@ -266,6 +268,78 @@ def test_one_rater_is_warned_of_and_so_is_another_rubric(tmp_path, capsys, plain
     for said in ("another version of the rubric", "one rater alone"):
         assert said in printed and said in html
     assert "How far raters agree is not known: no unit was rated by two raters" in html
+
+
+def test_shares_skips_and_few_items(tmp_path, capsys, plain_pictures):
+    """Ann scores latents, ben and eve controls; ben skips much."""
+    study, key = made_study(latents=12)
+    store = write(tmp_path, study, key)
+
+    def of(group):
+        return [id for id, own in key.items.items() if own.group == group]
+
+    def rate(rater, items, unit=3):
+        store.append(*(answer(study, rater, item, unit, id, n) for item in items for id, n in FULL.items()))
+
+    rate("ann", [*of("latent"), of("neurons")[0]])
+    rate("ann", of("latent")[:4], unit=7)
+    assert rate_report(RateReport(str(tmp_path))) == 0
+    assert "unequal shares" not in capsys.readouterr().out  # nobody to differ from
+    rate("ben", of("neurons")[:5])
+    store.append(*(answer(study, "ben", id, 0, "", "<b>noise", kind="skip") for id in of("neurons")[5:]))
+    store.append(*(answer(study, "zoe", id, 0, "", "no time", kind="skip") for id in of("latent")[:1]))
+    assert rate_report(RateReport(str(tmp_path))) == 0
+    printed, html = capsys.readouterr().out, (tmp_path / "report.html").read_text()
+    section = read_report(tmp_path)["ratings"]
+    text = "".join(Page(html).text)
+    assert section["counts"]["raters"] == 2 and "one rater alone" not in printed  # zoe has no scores
+    for said in ("ann: 100.0 % of the latents, 0.0 % of a random SAE", "ben: 0.0 % of the latents, 83.3 % of neurons"):
+        assert said in text and said in " ".join(printed.split()), said
+    assert "1 of 7 times (14.3 %) a rater skipped an item of the group neurons" in text and "group latents" not in text
+    assert "Skipped of neurons: 1 × <b>noise." in text and "Skipped of latents: 1 × no time." in text
+    within = section["saes"][0]["minus"]["neurons"]["within_raters"]
+    assert within["value"] == 0 and within["raters"] == 1 and "within raters" in text
+    assert "Latents − neurons within raters: 0.0000, n = 1" in printed
+    assert "each control's threshold is raised until it fires at as many tokens as a latent" in text
+    shown = rating_section(read_report(tmp_path))["saes"][0]
+    assert [line for line in shown["answers"]["Of which latents?"] if "Interval" in line] == [
+        line for line in said_of_kinds(section["saes"][0]) if "Interval 3" in line
+    ]
+    assert [line["interval"] for line in shown["intervals"]] == ["3", "7"]  # 7 has 4 items: in the table alone
+    assert "say which items are controls: keep them from raters while they rate" in printed
+
+
+def test_raters_with_texts_alone_are_no_second_opinion(tmp_path, capsys, plain_pictures):
+    study, key = made_study()
+    store = write(tmp_path, study, key)
+    store.append(*simulated(study, key, "ann", 0.1, 0))
+    store.append(answer(study, "ben", next(iter(study.items)), 0, "note", "hm", kind="text"))
+    assert rate_report(RateReport(str(tmp_path))) == 0
+    assert "one rater alone" in capsys.readouterr().out
+    assert read_report(tmp_path)["ratings"]["counts"]["raters"] == 1
+
+
+def test_raters_are_left_out(rated, tmp_path, capsys, plain_pictures):
+    _, study, key = rated
+    store = write(tmp_path, study, key)
+    for i, name in enumerate(("ann", "ben", "eve")):
+        store.append(*simulated(study, key, name, 0.1, i, most=20))
+    command = ["rate", "report", str(tmp_path), "--without", "ann", "--without", "eve"]
+    assert main(command) == 0
+    section = read_report(tmp_path)["ratings"]
+    assert [own["rater"] for own in section["counts"]["by_rater"]] == ["ben"] and section["without"] == ["ann", "eve"]
+    assert "left out with --without: ann, eve" in capsys.readouterr().out
+    out = tmp_path / "out.parquet"
+    assert rate_export(RateExport(str(tmp_path), "parquet", str(out), ("ben",))) == 0
+    assert set(pd.read_parquet(out)["rater"]) == {"ann", "eve"}
+    with pytest.raises(InputError, match="--without bob: nobody of that name has rated; there are ann, ben, eve"):
+        rate_report(RateReport(str(tmp_path), without=("ann", "bob")))
+    with pytest.raises(InputError, match="nobody of that name"):
+        rate_export(RateExport(str(tmp_path), without=("bob",)))
+    with pytest.raises(InputError, match="nobody else"):
+        rate_report(RateReport(str(tmp_path), without=("ann", "ben", "eve")))
+    with pytest.raises(InputError, match="sqlite leaves nobody out"):
+        rate_export(RateExport(str(tmp_path), "sqlite", without=("ann",)))
 
 
 def test_figures_are_drawn(rated):

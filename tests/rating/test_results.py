@@ -198,6 +198,49 @@ def test_skips_notes_and_undone_answers(study_key):
     assert lines[b]["texts"] == [{"rater": "ann", "id": "note", "text": "hm"}]
 
 
+def test_differences_within_raters(study_key):
+    """Ann gives everything the most and mostly gets latents, ben gives little and mostly gets controls."""
+    study, key = study_key
+    latents, neurons = of_group(key, "latent"), of_group(key, "neurons")
+    events = [own for item in latents for own in rate(study, "ann", item, 3, FULL)]
+    events += [own for item in [latents[0], *neurons[1:]] for own in rate(study, "ben", item, 3, POOR)]
+    events += rate(study, "ann", neurons[0], 3, FULL)
+    events += rate(study, "eve", neurons[1], 3, POOR)  # who scored one of the groups alone
+    (own,) = found(study, key, events)["saes"]
+    minus = own["minus"]["neurons"]
+    assert minus["value"] == pytest.approx((11 * 14 + 8) / 12 - (14 + 5 * 2) / 6)
+    within = minus["within_raters"]
+    # No interval: of resamples (5/6)⁶ (11/12)¹² = 12 % have neither the neuron that ann scored nor the latent of ben.
+    assert within == {"value": 0.0, "n": 6, "items": 6, "raters": 2}
+    assert own["minus"]["random_sae"]["within_raters"]["reason"] == "nobody has scored both groups"
+    assert own["groups"]["latent"]["items_by_rater"] == {"ann": 12, "ben": 1}
+    assert own["groups"]["neurons"]["items_by_rater"] == {"ann": 1, "ben": 5, "eve": 1}
+
+
+def test_where_all_rate_all_it_is_the_plain_difference(whole):
+    for minus in whole["saes"][0]["minus"].values():
+        within = minus["within_raters"]
+        assert within["value"] == pytest.approx(minus["value"]) and within["raters"] == 3
+        assert within["ci95"] == pytest.approx(minus["ci95"])
+
+
+def test_skips_by_group(study_key):
+    study, key = study_key
+    latents, neurons = of_group(key, "latent"), of_group(key, "neurons")
+    skips = [("ann", latents[0], "odd"), ("ben", latents[0], "odd"), ("ben", latents[1], "")]
+    skips += [("ann", neurons[0], "noise"), ("eve", neurons[0], "noise")]
+    events = [answer(study, who, item, 0, "", why, kind="skip") for who, item, why in skips]
+    events += [answer(study, "ann", latents[2], 0, "", "again", True, "skip")]  # a repeat
+    events += rate(study, "ann", latents[1], 3, FULL)
+    made = found(study, key, events)
+    groups = made["saes"][0]["groups"]
+    assert groups["latent"]["skips"] == {"n": 3, "given": 4, "reasons": {"odd": 2, "": 1}}
+    assert groups["neurons"]["skips"] == {"n": 2, "given": 2, "reasons": {"noise": 2}}
+    assert groups["random_sae"]["skips"] == {"n": 0, "given": 0, "reasons": {}}
+    # Ben and eve have scored nothing.
+    assert made["counts"]["raters"] == 1 and len(made["counts"]["by_rater"]) == 3
+
+
 def test_answers_under_another_rubric_are_counted(study_key):
     study, key = study_key
     events = rate(study, "ann", of_group(key, "latent")[0], 3, FULL)
