@@ -183,7 +183,7 @@ class Store:
     def undo(self, rater: str, nonce: str, rubric: str) -> tuple[Event, Event] | None:
         """Undo the last event of a rater that still counts; (the undo, what was undone), or None: there is nothing.
 
-        Sent again with the same nonce, it undoes nothing more.
+        What was rated elsewhere stays: the page does not undo what it did not store. Sent again with the same nonce, it undoes nothing more.
 
         Raises:
             Conflict: the nonce is that of another event.
@@ -194,7 +194,8 @@ class Store:
                 if before.kind != "undo" or before.rater != rater:
                     raise Conflict(f"nonce {nonce!r} was used before")
                 return before, _by_id(run, int(before.value))
-            last = next(reversed(counting(_events(run, rater))), None)
+            counted = reversed(counting(_events(run, rater)))
+            last = next((own for own in counted if own.source == "page"), None)
             if last is None:
                 return None
             event = Event(nonce, rater, last.item, last.again, "undo", last.interval, "", str(last.id), 0.0, rubric)
