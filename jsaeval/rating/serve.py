@@ -18,6 +18,7 @@ from jsaeval.rating.study import ANSWERS, read_study, study_folder
 
 
 _SHUTDOWN = 5  # seconds for what is under way
+_MOST_CONNECTIONS = 512  # at once; more are told to come again, which the page does by itself
 
 
 def serve(
@@ -61,6 +62,8 @@ def serve(
             ws="none",
             lifespan="off",
             timeout_graceful_shutdown=_SHUTDOWN,
+            limit_concurrency=_MOST_CONNECTIONS,
+            proxy_headers=bool(names),  # whether raters came by https, say: only where there is a proxy
         )
         server = uvicorn.Server(settings)
         with _signals_end(server):

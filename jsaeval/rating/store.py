@@ -183,7 +183,8 @@ class Store:
     def undo(self, rater: str, nonce: str, rubric: str) -> tuple[Event, Event] | None:
         """Undo the last event of a rater that still counts; (the undo, what was undone), or None: there is nothing.
 
-        What was rated elsewhere stays: the page does not undo what it did not store. Sent again with the same nonce, it undoes nothing more.
+        What was rated elsewhere stays: the page does not undo what it did not store. Sent again with the same nonce, it
+        undoes nothing more.
 
         Raises:
             Conflict: the nonce is that of another event.

@@ -1,5 +1,6 @@
 """The server as a process: how it starts and ends, and that nothing that it confirmed is lost."""
 
+import http.client
 import os
 import random
 import re
@@ -7,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -50,6 +52,41 @@ def test_it_serves_until_a_signal(tmp_path):
         assert second.stop(signal.SIGTERM) == (0, "")
     assert [own.value for own in served.store.events("Ada")] == ["2", "2"]
     assert served.store.raters() == ["Ada", "Bob B.", "me"]
+
+
+def test_half_sent_forms_keep_nobody_out(tmp_path):
+    on_disk(tmp_path, small())
+    with Process(tmp_path, ("Ada",)) as server:
+        ada, held = Line(server.links["Ada"]), []
+        head = "POST /undo HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10\r\n"
+        head += "Content-Type: application/x-www-form-urlencoded\r\n"
+        for i in range(260):
+            held.append(socket.create_connection(("127.0.0.1", server.port), timeout=10))
+            held[-1].sendall(f"{head}{f'Cookie: {ada.cookie}' if i % 2 else 'X: x'}\r\n\r\nc".encode())
+        ada.close()
+        assert ada.post("/item/1/answer", unit=7, question="confidence", value=2)[0] == 200
+        for own in held[::2]:  # nobody's: answered and closed, without the rest of it
+            with own.makefile("rb") as answer:
+                assert answer.read().startswith(b"HTTP/1.1 401")
+        for own in held[1::2]:  # given up
+            own.close()
+        for own in held[::2]:
+            own.close()
+        assert ada.get("/item/1")[0] == 200
+        ada.close()
+        assert server.stop() == (0, "")
+
+
+@pytest.mark.parametrize("allowed", [(), ("rate.lab.example",)])
+def test_https_of_a_proxy_is_believed_where_there_is_one(tmp_path, allowed):
+    on_disk(tmp_path, small())
+    with Process(tmp_path, ("Ada",), allow_host=allowed) as server:
+        link = urlsplit(server.links["Ada"])
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection.request("GET", link.path, headers={"X-Forwarded-Proto": "https"})
+        cookie = connection.getresponse().headers["set-cookie"]
+        connection.close()
+        assert ("Secure" in cookie) == bool(allowed)
 
 
 def test_flags():
