@@ -18,6 +18,8 @@ class RateServe:
     """Folder that jsaeval rate prepare wrote."""
     rater: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME")] = ()
     """Who gets a link. Repeat for several. Links given before stay good. Default: me."""
+    revoke: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME")] = ()
+    """Whose links given before are good no longer, before --rater gives new ones. Repeat for several. Answers stay."""
     host: str = "127.0.0.1"
     """Address to listen at. Others than this machine reach it at an address of yours, or at 0.0.0.0: all of them."""
     port: int = 8000
@@ -30,7 +32,7 @@ def rate_serve(command: RateServe) -> int:
     """Serve, and say how to get there; returns the exit code.
 
     Raises:
-        InputError: no study, or an address that cannot be used.
+        InputError: no study, an address that cannot be used, or somebody to revoke who is not known.
     """
 
     def ready(links: list[tuple[str, str]]) -> None:
@@ -42,5 +44,5 @@ def rate_serve(command: RateServe) -> int:
         said = "links and answers travel unencrypted, and whoever has a link can answer with it"
         print(f"jsaeval: --host {command.host}: {said}", file=sys.stderr)
     raters = command.rater or ("me",)
-    serve(Path(command.folder), raters, command.host, command.port, ready, command.allow_host)
+    serve(Path(command.folder), raters, command.host, command.port, ready, command.allow_host, command.revoke)
     return 0

@@ -18,6 +18,7 @@ from jsaeval.rating.study import ANSWERS, read_study, study_folder
 
 
 _SHUTDOWN = 5  # seconds for what is under way
+_MOST_CONNECTIONS = 512  # at once; more are told to come again, which the page does by itself
 
 
 def serve(
@@ -27,19 +28,22 @@ def serve(
     port: int = 8000,
     ready: Callable[[list[tuple[str, str]]], None] = lambda links: None,
     allowed: Collection[str] = (),
+    revoked: Collection[str] = (),
 ) -> None:
     """Serve a study until SIGINT or SIGTERM.
 
     Args:
         folder: of the study, or of a run with one.
-        raters: who gets a link. Links given before stay good.
+        raters: who gets a link. Links given before stay good, but for those of `revoked`.
         host: address or name of this machine to listen at.
         port: 0: any free one.
         ready: gets (rater, link) of each when the server listens.
         allowed: more host names under which raters reach it, those of a reverse proxy say.
+        revoked: raters whose links given before are good no longer.
 
     Raises:
-        InputError: no study, a name that is none, or an address or a port that cannot be used.
+        InputError: no study, a name that is none, one to revoke that is not known, or an address or a port that cannot
+            be used.
     """
     folder = study_folder(folder)
     for rater in raters:
@@ -49,6 +53,7 @@ def serve(
     store = Store(folder / ANSWERS, study.id)
     app = make_app(study, store, {"localhost", host.lower(), socket.gethostname().lower(), *names}, names)
     with _listening(host, port) as listening:
+        store.revoke(revoked)  # not before: where nobody can be served, nothing changes
         base = f"http://{_authority(host, listening.getsockname()[1])}/r/"
         links = [(rater, base + store.new_link(rater)) for rater in raters]
         settings = uvicorn.Config(
@@ -61,6 +66,8 @@ def serve(
             ws="none",
             lifespan="off",
             timeout_graceful_shutdown=_SHUTDOWN,
+            limit_concurrency=_MOST_CONNECTIONS,
+            proxy_headers=bool(names),  # whether raters came by https, say: only where there is a proxy
         )
         server = uvicorn.Server(settings)
         with _signals_end(server):

@@ -8,7 +8,7 @@ import hashlib
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
@@ -148,7 +148,7 @@ class Store:
             self._connection.close()
 
     def new_link(self, rater: str) -> str:
-        """A new secret of a rater, 256 bits; earlier ones stay good. Only its hash is stored.
+        """A new secret of a rater, 256 bits; earlier ones stay good until they are revoked. Only its hash is stored.
 
         Raises:
             InputError: the name is empty, too long, or has characters that cannot be printed.
@@ -158,6 +158,21 @@ class Store:
         with self._transaction() as run:
             run("INSERT INTO links VALUES (?, ?, ?)", (_hash(secret), rater, _now()))
         return secret
+
+    def revoke(self, raters: Collection[str]) -> None:
+        """Remove all links of raters, whose answers stay; all or none. Servers that run know of it at once.
+
+        Raises:
+            InputError: somebody has neither a link nor an answer here.
+        """
+        known = self.raters()
+        for rater in raters:
+            if rater not in known:
+                there = f"known are {', '.join(known)}" if known else "nobody has a link yet"
+                raise InputError(f"--revoke {rater}: there is no such rater; {there}")
+        with self._transaction() as run:
+            for rater in raters:
+                run("DELETE FROM links WHERE rater = ?", (rater,))
 
     def rater_of(self, secret: str) -> str | None:
         """Whose secret it is."""
@@ -183,7 +198,8 @@ class Store:
     def undo(self, rater: str, nonce: str, rubric: str) -> tuple[Event, Event] | None:
         """Undo the last event of a rater that still counts; (the undo, what was undone), or None: there is nothing.
 
-        Sent again with the same nonce, it undoes nothing more.
+        What was rated elsewhere stays: the page does not undo what it did not store. Sent again with the same nonce, it
+        undoes nothing more.
 
         Raises:
             Conflict: the nonce is that of another event.
@@ -194,7 +210,8 @@ class Store:
                 if before.kind != "undo" or before.rater != rater:
                     raise Conflict(f"nonce {nonce!r} was used before")
                 return before, _by_id(run, int(before.value))
-            last = next(reversed(counting(_events(run, rater))), None)
+            counted = reversed(counting(_events(run, rater)))
+            last = next((own for own in counted if own.source == "page"), None)
             if last is None:
                 return None
             event = Event(nonce, rater, last.item, last.again, "undo", last.interval, "", str(last.id), 0.0, rubric)

@@ -1,5 +1,6 @@
 """The server as a process: how it starts and ends, and that nothing that it confirmed is lost."""
 
+import http.client
 import os
 import random
 import re
@@ -7,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -52,7 +54,58 @@ def test_it_serves_until_a_signal(tmp_path):
     assert served.store.raters() == ["Ada", "Bob B.", "me"]
 
 
+def test_revoked_links_are_good_no_longer(tmp_path):
+    served = on_disk(tmp_path, small())
+    old, other = served.store.new_link("Ada"), served.store.new_link("Bob")
+    with pytest.raises(InputError, match="--revoke Adda: there is no such rater; known are Ada, Bob"):
+        serve(tmp_path, ["Ada"], port=0, revoked=["Bob", "Adda"])
+    assert served.store.rater_of(old) == "Ada" and served.store.rater_of(other) == "Bob"  # all or none
+    with Process(tmp_path, ("Ada",), revoke=("Ada",)) as server:
+        ada = Line(server.links["Ada"])  # the new one
+        assert ada.get(f"/r/{other}")[0] == 303 and ada.get(f"/r/{old}")[0] == 404
+        served.store.revoke(["Ada"])  # by another process, while this one serves
+        assert ada.get("/item/1")[0] == 401
+        ada.close()
+    assert served.store.raters() == ["Bob"]
+
+
+def test_half_sent_forms_keep_nobody_out(tmp_path):
+    on_disk(tmp_path, small())
+    with Process(tmp_path, ("Ada",)) as server:
+        ada, held = Line(server.links["Ada"]), []
+        head = "POST /undo HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10\r\n"
+        head += "Content-Type: application/x-www-form-urlencoded\r\n"
+        for i in range(260):
+            held.append(socket.create_connection(("127.0.0.1", server.port), timeout=10))
+            held[-1].sendall(f"{head}{f'Cookie: {ada.cookie}' if i % 2 else 'X: x'}\r\n\r\nc".encode())
+        ada.close()
+        assert ada.post("/item/1/answer", unit=7, question="confidence", value=2)[0] == 200
+        for own in held[::2]:  # nobody's: answered and closed, without the rest of it
+            with own.makefile("rb") as answer:
+                assert answer.read().startswith(b"HTTP/1.1 401")
+        for own in held[1::2]:  # given up
+            own.close()
+        for own in held[::2]:
+            own.close()
+        assert ada.get("/item/1")[0] == 200
+        ada.close()
+        assert server.stop() == (0, "")
+
+
+@pytest.mark.parametrize("allowed", [(), ("rate.lab.example",)])
+def test_https_of_a_proxy_is_believed_where_there_is_one(tmp_path, allowed):
+    on_disk(tmp_path, small())
+    with Process(tmp_path, ("Ada",), allow_host=allowed) as server:
+        link = urlsplit(server.links["Ada"])
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection.request("GET", link.path, headers={"X-Forwarded-Proto": "https"})
+        cookie = connection.getresponse().headers["set-cookie"]
+        connection.close()
+        assert ("Secure" in cookie) == bool(allowed)
+
+
 def test_flags():
+    assert tyro.cli(RateServe, args=["x", "--revoke", "a", "--revoke", "b"]) == RateServe("x", revoke=("a", "b"))
     words = ["runs/x", "--rater", "Ada", "--rater", "Bob B.", "--port", "0", "--allow-host", "a.example"]
     assert tyro.cli(RateServe, args=words) == RateServe("runs/x", ("Ada", "Bob B."), port=0, allow_host=("a.example",))
     assert tyro.cli(RateServe, args=["x"]) == RateServe("x")
@@ -82,7 +135,7 @@ def test_other_addresses_are_warned_of(tmp_path, monkeypatch, capsys):
     rate_serve(RateServe(str(tmp_path), host="0.0.0.0", allow_host=("rate.lab.example",)))
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "unencrypted" in error and "--host 0.0.0.0" in error
-    assert [own[1] for own in asked] == [("Ada",), ("me",)] and asked[1][-1] == ("rate.lab.example",)
+    assert [own[1] for own in asked] == [("Ada",), ("me",)] and asked[1][-2:] == (("rate.lab.example",), ())
     assert [is_loopback(own) for own in ("localhost", "127.0.0.9", "::1", "::", "10.0.0.1", "lab")] == 3 * [
         True
     ] + 3 * [False]

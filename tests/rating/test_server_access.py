@@ -33,6 +33,12 @@ def test_the_link_sets_a_cookie_that_scripts_cannot_read(person):
     assert person.secret not in person.client.get("/item/1").text
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_cookie_given_by_https_stays_there(person, scheme):
+    answer = person.client.get(f"{scheme}://127.0.0.1/r/{person.secret}")
+    assert ("Secure" in answer.headers["set-cookie"].split("; ")) == (scheme == "https")
+
+
 @pytest.mark.parametrize("secret", ["wrong", "x" * 43, "%00", "a" * 5000, "%ff", "..%2f..%2fkey.json"])
 def test_an_unknown_link_is_refused_in_a_sentence(served, secret):
     answer = browser(served.study, served.store).get(f"/r/{secret}")

@@ -1,8 +1,11 @@
 """What the rating server stores, and what it refuses."""
 
+import asyncio
+
 import pytest
 
 from jsaeval.rating.queue import queue_of
+from jsaeval.rating.server.app import make_app
 from jsaeval.rating.server.forms import LONGEST_REASON, MOST_BYTES, REASONS
 from jsaeval.rating.store import LONGEST_TEXT, NOTE
 from tests.rating.browser import Person, fresh, refused, stored, tree
@@ -129,6 +132,45 @@ def test_forms_that_are_none(person):
     refused(sent(b"csrf=" + b"x" * MOST_BYTES), 413)
     refused(sent(iter([b"csrf=", *[b"x" * 1024] * 70])), 413)
     refused(sent(b""), 409)
+    assert not stored(person)
+
+
+def _sent_in_part(person, then, headers=()):
+    """(status, headers) of what is answered to a POST of which one byte comes, and `then`."""
+    app = make_app(person.study, person.store)
+    parts, sent = iter([{"type": "http.request", "body": b"c", "more_body": True}]), []
+    given = {"host": "127.0.0.1", "content-type": "application/x-www-form-urlencoded", "content-length": "10"}
+    lines = [(key.encode(), own.encode()) for key, own in (given | dict(headers)).items()]
+    scope = {"type": "http", "method": "POST", "path": "/undo", "query_string": b"", "headers": lines}
+
+    async def receive():
+        return next(parts, None) or await then()
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    return sent[0]["status"], dict(sent[0]["headers"])
+
+
+def test_a_form_that_does_not_arrive(person, monkeypatch):
+    monkeypatch.setattr("jsaeval.rating.server.forms.MOST_SECONDS", 0.05)
+    cookie = {"cookie": f"jsaeval-{person.study.id}={person.secret}"}
+
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    async def read():
+        raise AssertionError("a form of somebody unknown was read")
+
+    for then, headers, status in (
+        (asyncio.Event().wait, cookie, 408),
+        (gone, cookie, 400),
+        (read, {}, 401),
+        (read, {"sec-fetch-site": "cross-site"}, 403),
+    ):
+        found, answered = _sent_in_part(person, then, headers)
+        assert found == status and answered[b"connection"] == b"close"
     assert not stored(person)
 
 

@@ -79,6 +79,13 @@ def test_undo(store):
         store.undo("bob", "u1", "v")
 
 
+def test_undo_leaves_what_was_rated_elsewhere(store):
+    store.append(event("a"), dataclasses.replace(event("b", "2"), source="sheet.csv"))
+    assert store.undo("ann", "u1", "v")[1].nonce == "a"
+    assert store.undo("ann", "u2", "v") is None
+    assert [own.nonce for own in counting(store.events())] == ["b"]
+
+
 def test_answers_fold(store):
     store.append(
         event("a"),

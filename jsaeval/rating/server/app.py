@@ -92,15 +92,14 @@ class _Site:
         """A route: the rater of the cookie, the place of the path, and the form with its token, or a refusal."""
 
         async def route(request: Request) -> Response:
-            posted = request.method == "POST"
-            form = await forms.form_of(request) if posted else {}
-            return await run_in_threadpool(work, request, form, posted)
-
-        def work(request: Request, form: Mapping[str, str], posted: bool) -> Response:
-            secret = request.cookies.get(self._cookie, "")
-            name = self._store.rater_of(secret)
-            if name is None:
+            posted, secret = request.method == "POST", request.cookies.get(self._cookie, "")
+            name = await run_in_threadpool(self._store.rater_of, secret)
+            if name is None:  # before a form is read: nobody else may keep the server waiting for one
                 raise HTTPException(401, _OPEN_LINK)
+            form = await forms.form_of(request) if posted else {}
+            return await run_in_threadpool(work, request, name, secret, form, posted)
+
+        def work(request: Request, name: str, secret: str, form: Mapping[str, str], posted: bool) -> Response:
             if posted and not same_token(secret, form.get("csrf", "")):
                 raise HTTPException(409, _OTHER_RATER)
             rater, n = self._raters.of(name), request.path_params.get("n", "1")
@@ -119,7 +118,9 @@ class _Site:
         if await run_in_threadpool(self._store.rater_of, secret) is None:
             raise HTTPException(404, "This link is not known here.")
         response = RedirectResponse("/", 303)
-        response.set_cookie(self._cookie, secret, max_age=_A_MONTH, httponly=True, samesite="lax")
+        response.set_cookie(
+            self._cookie, secret, max_age=_A_MONTH, httponly=True, samesite="lax", secure=request.url.scheme == "https"
+        )
         return response
 
     # What is shown.

@@ -1,12 +1,13 @@
 """What raters send, checked against the study; anything else is refused in one sentence."""
 
+import asyncio
 import math
 import re
 from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from jsaeval.rating.rubric import Question
 from jsaeval.rating.server.texts import typed
@@ -15,6 +16,7 @@ from jsaeval.rating.study import Item, Study
 
 
 MOST_BYTES, _MOST_FIELDS = 64 * 1024, 512
+MOST_SECONDS = 10  # for a form to arrive
 # Why an item is skipped: what the form sends, and what is stored.
 REASONS = {
     "unclear": "I cannot judge it",
@@ -32,15 +34,18 @@ async def form_of(request: Request) -> dict[str, str]:
     """The fields of a form.
 
     Raises:
-        HTTPException: it is none, or too large.
+        HTTPException: it is none, too large, or does not arrive.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
         raise HTTPException(415, "A form was expected.")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            raise HTTPException(413, f"That is too much at once: at most {MOST_BYTES // 1024} KB are taken.")
+    try:
+        async with asyncio.timeout(MOST_SECONDS):
+            body = await _body_of(request)
+    except TimeoutError:
+        said = f"The form took longer than {MOST_SECONDS} seconds to arrive, and nothing was stored."
+        raise HTTPException(408, said) from None
+    except ClientDisconnect:  # nobody is there to read this
+        raise HTTPException(400, "The form did not arrive.") from None
     try:
         fields = parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS)
     except ValueError:  # UnicodeDecodeError too
@@ -49,6 +54,15 @@ async def form_of(request: Request) -> dict[str, str]:
     if len(form) != len(fields):
         raise HTTPException(400, "A field of the form is there twice.")
     return form
+
+
+async def _body_of(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise HTTPException(413, f"That is too much at once: at most {MOST_BYTES // 1024} KB are taken.")
+    return bytes(body)
 
 
 def nonce_of(form: Mapping[str, str]) -> str:

@@ -80,6 +80,10 @@ def from_here(headers: Headers, names: Collection[str]) -> bool:
     return host == headers.get("host") or (host.rpartition(":")[0] or host) in names
 
 
+def _has_body(headers: Headers) -> bool:
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
 class Guard:
     """Around the app: refuses foreign hosts and origins, and puts the security headers on every answer."""
 
@@ -97,15 +101,19 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        headers, app = Headers(scope=scope), self._app
+
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
+                own = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
-                    headers[name] = value
-                headers.setdefault("Cache-Control", "no-store")
+                    own[name] = value
+                own.setdefault("Cache-Control", "no-store")
+                if _has_body(headers) and (scope["method"] != "POST" or message["status"] >= 400):
+                    # It may not have been read: else the connection waits for the rest of it, for ever.
+                    own["Connection"] = "close"
             await send(message)
 
-        headers, app = Headers(scope=scope), self._app
         if not is_allowed(headers.get("host", ""), self._names):
             app = PlainTextResponse("This server is not known by that name; see --allow-host.\n", 421)
         elif scope["method"] not in ("GET", "HEAD") and not from_here(headers, self._proxied):

@@ -58,7 +58,7 @@
           keepalive: true, signal: AbortSignal.timeout(15000),
         });
         const text = await answer.text();
-        if (answer.status >= 500) throw new Error(text);
+        if (answer.status >= 500 || answer.status === 408) throw new Error(text);
         queue.shift();
         wait = 500;
         document.getElementById(field)?.classList.toggle("lost", !answer.ok);
