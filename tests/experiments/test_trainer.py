@@ -100,6 +100,7 @@ def test_another_training_is_refused(lm, rows, tmp_path):
         train(lm, HOOK, job(tmp_path / "a", rows))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(lm, rows, tmp_path):
     train(lm, HOOK, job(tmp_path / "a", rows), say=lambda line: None)
     state = tmp_path / "a" / "state.eqx"

@@ -30,7 +30,9 @@ def test_same_numbers_as_the_report(kind, lm, tokens):
         np.testing.assert_allclose(value, report[objective.__name__].value, rtol=2e-5, err_msg=objective.__name__)
 
 
-@pytest.mark.parametrize("hook", ["blocks.1.hook_resid_post", "blocks.1.hook_mlp_out"])
+@pytest.mark.parametrize(
+    "hook", ["blocks.1.hook_resid_post", pytest.param("blocks.1.hook_mlp_out", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=IDS)
 def test_gradients_against_finite_differences(objective, hook, tokens):
     """Central differences in float64 along random directions of all parameters of the SAE at once."""

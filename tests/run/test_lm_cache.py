@@ -135,6 +135,7 @@ def test_a_run_that_breaks_leaves_nothing(model, rows, cache, monkeypatch):
     assert not list(cache.folder.iterdir())
 
 
+@pytest.mark.slow
 def test_activations_too_large_to_be_kept_in_memory_go_to_the_cache(model, rows, cache, monkeypatch):
     expected = run(model, rows, NO_CURVE)
     monkeypatch.setattr(calibration, "ACTIVATION_BYTES", 0)

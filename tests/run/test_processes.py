@@ -100,6 +100,7 @@ def test_two_processes_agree_with_one(mesh, home, whole):
     same(home / out, whole)
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_stops_both(home, whole):
     flags = ["--control-rows", "4", "--checkpoint-every", "0", "--batch", "1", "--out", "stopped"]
     started = start(home, *flags)
