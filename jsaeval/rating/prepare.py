@@ -144,8 +144,10 @@ def prepare(
             chosen, rare = choose(asked.latents, table, pool, asked.seed)
             notes += [f"{name}: latent {latent} fires {n} times, {LEAST} are needed: left out" for latent, n in rare]
             units = latents = [table.of(latent) for latent in chosen]
-            often = int((table.fires >= LEAST).sum())
-            drawn_from[name] = f"{often} of {len(table.fires)} latents, those that fire at {LEAST} tokens or more"
+            known = np.arange(len(table.fires)) if pool is None else np.asarray(pool)
+            often = int((table.fires[known] >= LEAST).sum())
+            given = "" if pool is None else " given"
+            drawn_from[name] = f"{often} of {len(known)}{given} latents, those that fire at {LEAST} tokens or more"
         else:
             # Coordinates are the same for every SAE at the hook.
             of_others = {own.latent for own in identities.values() if own.group == source.group == "neurons"}

@@ -167,6 +167,8 @@ def test_among():
     shown = (load_rubric("bricken2023"), str, str, "t", Asked(latents="4", controls=0))
     chosen = prepare(tiny_lm(), SAES[:1], parse_hook(HOOK), ROWS, MASKS, *shown, **options)
     assert {own.latent for own in chosen.items.values()} <= set(pool) and 0 < len(chosen.items) <= 4
+    (said,) = chosen.drawn_from.values()
+    assert re.fullmatch(rf"[4-7] of 7 given latents, those that fire at {LEAST} tokens or more", said)
 
 
 def test_the_command(tmp_path, capsys):
