@@ -1,6 +1,7 @@
 """`jsaeval rate prepare`: choose what people will rate, and write it where a server and a report find it."""
 
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import tyro
 
 from jsaeval import processes
 from jsaeval.cache import cache_dir, keep_programs
-from jsaeval.cli.sections import opened, stopped, tokenizer_of
+from jsaeval.cli.sections import opened, tokenizer_of
 from jsaeval.corpus.masks import MaskName, make_masks
 from jsaeval.errors import InputError
 from jsaeval.lm.card import card_of
@@ -100,8 +101,9 @@ def rate_prepare(command: RatePrepare) -> int:
     keep_programs()
     try:
         found = _prepared(command, rubric, names, notes, folder)
-    except Stopped as stop:
-        return stopped(stop, folder)
+    except Stopped:
+        print("jsaeval: stopped; nothing was written", file=sys.stderr)
+        return 143
     for note in found.notes:
         print(note)
     for name, said in found.drawn_from.items():

@@ -9,7 +9,7 @@ import pytest
 
 from jsaeval.autointerp.sampling import LEAST
 from jsaeval.autointerp.sparse import SparseLatents
-from jsaeval.cli import main
+from jsaeval.cli import main, rate_prepare
 from jsaeval.corpus.masks import make_masks
 from jsaeval.corpus.rows import Rows
 from jsaeval.errors import InputError
@@ -19,6 +19,7 @@ from jsaeval.mesh import make_mesh
 from jsaeval.rating.prepare import Asked, choose, controls, prepare
 from jsaeval.rating.rubric import load_rubric
 from jsaeval.rating.study import GROUPS, read_key, read_study
+from jsaeval.run.checkpoint import Stopped
 from tests.tiny import HOOK, tiny_lm, tiny_sae
 
 
@@ -186,6 +187,15 @@ def test_the_command(tmp_path, capsys):
     assert main([*flags, "--out", str(tmp_path / "study")]) == 2
     assert "holds a study; choose another folder" in capsys.readouterr().err
     assert (tmp_path / "study" / "rating" / "study.json").read_bytes() == before
+
+
+def test_stopped(tmp_path, capsys, monkeypatch):
+    def stop(*_):
+        raise Stopped
+
+    monkeypatch.setattr(rate_prepare, "_prepared", stop)
+    assert main(["rate", "prepare", "--lm", "tiny", "--out", str(tmp_path / "study")]) == 143
+    assert capsys.readouterr().err == "jsaeval: stopped; nothing was written\n" and not (tmp_path / "study").exists()
 
 
 @pytest.mark.parametrize(
