@@ -8,6 +8,21 @@ from jsaeval.rating.store import Event, counting
 from jsaeval.rating.study import Item, Study
 
 
+@dataclass(frozen=True)
+class Left:
+    """What is not answered yet: how many questions that apply, and how many required texts."""
+
+    questions: int
+    texts: int
+
+    def __bool__(self) -> bool:
+        return bool(self.questions or self.texts)
+
+    def __str__(self) -> str:
+        counts = ((self.questions, "answer"), (self.texts, "text"))
+        return " and ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in counts if n)
+
+
 @dataclass
 class ItemAnswers:
     """The answers of one rater to one item, at its first or its second time.
@@ -30,12 +45,17 @@ class ItemAnswers:
         """The score of a unit; None while something is not answered."""
         return rubric.score(self.numbers.get(unit, {}), logits)
 
+    def left(self, item: Item, rubric: Rubric, logits: bool) -> Left:
+        """What is left to do; of a skipped item nothing."""
+        if self.skipped is not None:
+            return Left(0, 0)
+        units = [self.numbers.get(unit, {}) for unit in item.units]
+        questions = sum(own.applies(unit) and own.id not in unit for unit in units for own in rubric.asked(logits))
+        return Left(questions, sum(text.required and text.id not in self.texts for text in rubric.texts))
+
     def done(self, item: Item, rubric: Rubric, logits: bool) -> bool:
         """Whether nothing is left to do: skipped, or every unit scored and every required text written."""
-        if self.skipped is not None:
-            return True
-        written = all(text.id in self.texts for text in rubric.texts if text.required)
-        return written and all(self.score(unit, rubric, logits) is not None for unit in item.units)
+        return not self.left(item, rubric, logits)
 
 
 # By rater, item, and whether it was the second time.

@@ -11,16 +11,6 @@ from tests.rating.browser import Person, browser, fresh, refused, stored, tree
 from tests.rating.studies import make_study, on_disk
 
 
-@pytest.fixture
-def served(tmp_path):
-    return on_disk(tmp_path, make_study(6, repeats=0.2, windows=1, length=3))
-
-
-@pytest.fixture
-def person(served):
-    return Person(served.study, served.store)
-
-
 # Who is let in.
 
 

@@ -9,17 +9,6 @@ from jsaeval.rating.server.app import make_app
 from jsaeval.rating.server.forms import LONGEST_REASON, MOST_BYTES, REASONS
 from jsaeval.rating.store import LONGEST_TEXT, NOTE
 from tests.rating.browser import Person, fresh, refused, stored, tree
-from tests.rating.studies import make_study, on_disk
-
-
-@pytest.fixture
-def served(tmp_path):
-    return on_disk(tmp_path, make_study(6, repeats=0.2, windows=1, length=3))
-
-
-@pytest.fixture
-def person(served):
-    return Person(served.study, served.store)
 
 
 # What is stored.

@@ -21,11 +21,6 @@ def served(tmp_path):
     return on_disk(tmp_path, make_study(6, repeats=0.2, windows=2))
 
 
-@pytest.fixture
-def person(served):
-    return Person(served.study, served.store)
-
-
 def first_item(person):
     return person.study.items[queue_of(person.study, person.name)[0].item]
 

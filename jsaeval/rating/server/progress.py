@@ -2,37 +2,11 @@
 
 import threading
 from collections import defaultdict
-from dataclasses import dataclass
 
-from jsaeval.rating.answers import ItemAnswers, answers_of
+from jsaeval.rating.answers import ItemAnswers, Left, answers_of
 from jsaeval.rating.queue import Place, queue_of
 from jsaeval.rating.store import Event, Store
-from jsaeval.rating.study import Item, Study
-
-
-@dataclass(frozen=True)
-class Left:
-    """What is not answered yet at a place."""
-
-    questions: int
-    texts: int
-
-    def __bool__(self) -> bool:
-        return bool(self.questions or self.texts)
-
-    def __str__(self) -> str:
-        counts = ((self.questions, "answer"), (self.texts, "text"))
-        return " and ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in counts if n)
-
-
-def left_of(answers: ItemAnswers, item: Item, study: Study) -> Left:
-    """What is left to do: nothing, exactly where `ItemAnswers.done`."""
-    if answers.skipped is not None:
-        return Left(0, 0)
-    asked = study.rubric.asked(study.logits)
-    units = [answers.numbers.get(unit, {}) for unit in item.units]
-    questions = sum(own.applies(unit) and own.id not in unit for unit in units for own in asked)
-    return Left(questions, sum(own.required and own.id not in answers.texts for own in study.rubric.texts))
+from jsaeval.rating.study import Study
 
 
 class Rater:
@@ -49,7 +23,7 @@ class Rater:
         self._study, self._lock = study, threading.Lock()
         self._events: dict[Place, list[Event]] = defaultdict(list)
         self._answers = dict.fromkeys(queue, ItemAnswers())
-        self._left = {place: left_of(self._answers[place], study.items[place.item], study) for place in queue}
+        self._left = {place: self._left_at(place) for place in queue}
 
     def at(self, n: int) -> ItemAnswers:
         """The answers at a place. An item's second time begins without those of its first."""
@@ -67,6 +41,10 @@ class Rater:
         """The number of a place; None: it is not in the queue."""
         return self.queue.index(place) + 1 if place in self._left else None
 
+    def _left_at(self, place: Place) -> Left:
+        study = self._study
+        return self._answers[place].left(study.items[place.item], study.rubric, study.logits)
+
     def take_in(self, store: Store) -> None:
         """Bring it up to date."""
         with self._lock:
@@ -77,7 +55,7 @@ class Rater:
             for place in {Place(event.item, event.again) for event in new} & self._left.keys():
                 found = answers_of(self._events[place], self._study)
                 self._answers[place] = found.get((self.name, place.item, place.again)) or ItemAnswers()
-                self._left[place] = left_of(self._answers[place], self._study.items[place.item], self._study)
+                self._left[place] = self._left_at(place)
 
 
 class Raters:
