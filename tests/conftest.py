@@ -21,6 +21,13 @@ jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / "
 jax.config.update("jax_enable_compilation_cache", False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """What a file compiled is dropped at its end. Kept, it slows down garbage collection, and gigabytes pile up."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def plain_pictures(monkeypatch):
     """Figures of reports are not drawn, which takes seconds: for tests that look at something else."""
