@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,16 @@ class KeptExplainer:
         examples = evidence.examples["explain"]
         seen = evidence.latent, evidence.problem, evidence.strata.get("explain"), len(examples)
         of_parts = (vars(own).values() for own in (evidence.statistics, evidence.tokens, *examples))
-        digest = hashlib.sha256()
-        for value in itertools.chain(self.about, seen, *of_parts):
-            whole = (value.dtype.str, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
-            digest.update(repr(whole).encode() + b"\n")
-        return digest.hexdigest()[:32]
+        return digest_of(itertools.chain(self.about, seen, *of_parts))
+
+
+def digest_of(values: Iterable[Any]) -> str:
+    """A name for a file that depends on all of these values."""
+    digest = hashlib.sha256()
+    for value in values:
+        whole = (value.dtype.str, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
+        digest.update(repr(whole).encode() + b"\n")
+    return digest.hexdigest()[:32]
 
 
 def _write(path: Path, explanation: Explanation) -> None:

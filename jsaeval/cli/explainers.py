@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from jax.sharding import Mesh
 
-from jsaeval.autointerp.evaluate import MakeExplainer, Work
+from jsaeval.autointerp.evaluate import AT_ONCE, MakeExplainer, Work
 from jsaeval.autointerp.explanation import Explainer, RuleSimulator, Simulator
 from jsaeval.autointerp.from_file import FileExplainer
 from jsaeval.autointerp.function import LatentFunction
 from jsaeval.autointerp.host import HostSimulator
 from jsaeval.autointerp.kept import KeptExplainer
+from jsaeval.autointerp.kept_simulations import KeptSimulator
 from jsaeval.autointerp.lookup import Lookup
 from jsaeval.autointerp.n2g import N2G
 from jsaeval.autointerp.server.calls import Budget
@@ -31,6 +32,7 @@ from jsaeval.lm.card import card_of
 from jsaeval.lm.load import load_lm, load_tokenizer
 from jsaeval.lm.protocol import HostLM
 from jsaeval.lm.tokenizer import TextTokenizer
+from jsaeval.mesh import platform_of
 from jsaeval.report.latent_record import token_texts
 from jsaeval.report.progress import Progress
 from jsaeval.sae.module import SAE
@@ -102,7 +104,7 @@ def tools(
         lm: the language model that is explained.
         hook: where.
         mesh: devices.
-        kept: folder for explanations that are done.
+        kept: folder for explanations and simulations that are done.
         progress: told of calls to a server, and of prompts.
         stop: called between prompts; it may raise.
 
@@ -137,7 +139,7 @@ def tools(
                 assert command.explanations is not None
                 return None if look_alike else FileExplainer(Path(command.explanations), sae.d_sae)
 
-    simulator = _simulator(name, command, lm, tokenizer, mesh, server, progress, stop)
+    simulator = _simulator(name, command, lm, tokenizer, mesh, kept, server, progress, stop)
     latents = None if texts is None else ",".join(map(str, sorted(texts.texts))) + ","
     return Tools(explainer, simulator, name, text, server, latents)
 
@@ -178,6 +180,7 @@ def _simulator(
     lm: HostLM,
     tokenizer: TextTokenizer | None,
     mesh: Mesh,
+    kept: Path,
     server: Server | None,
     progress: Progress,
     stop: Callable[[], None],
@@ -189,7 +192,11 @@ def _simulator(
         host = lm if command.simulator_lm is None else load_lm(command.simulator_lm, command.dtype, mesh)
         own = load_tokenizer(host)
         how = {"mesh": mesh, "precision": command.precision, "progress": progress, "stop": stop}
-        return HostSimulator(host, own, tokenizer, **how)
+        about = ("host", card_of(host).sha256, own.sha256, tokenizer.sha256, metadata.version("jsaeval"))
+        # On a CPU a latent takes minutes; accelerators want many prompts.
+        at_once = 1 if platform_of(mesh) == "cpu" else AT_ONCE
+        settings = (command.precision, command.dtype)
+        return KeptSimulator(HostSimulator(host, own, tokenizer, **how), kept, (*about, *settings), at_once)
     assert server is not None
     return (LogprobSimulator if name == "server-logprobs" else JSONSimulator)(server, tokenizer)
 
