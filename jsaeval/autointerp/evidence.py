@@ -34,10 +34,10 @@ class Example:
         row: number of its row.
         start: position of its first token in the row.
         before: the tokens of the same document that stand before it in the row, nearest last.
-        tokens: its tokens.
-        activations: of the latent at each of them, in the context of the whole row; 0 where tokens do not count.
+        tokens: its tokens; all of them count.
+        activations: of the latent at each of them, in the context of the whole row.
         focus: index in `tokens` of the activation that it was chosen for; of the largest one otherwise.
-        begins: whether the document begins where `before` and `tokens` do; if not, its beginning is in an earlier row.
+        begins: whether `before` and `tokens` begin the row, right behind BOS; if not, the LM sees other text before.
     """
 
     kind: Kind

@@ -26,7 +26,7 @@ class Rule(Protocol):
         self, before: Int[np.ndarray, " earlier"], tokens: Int[np.ndarray, " position"], begins: bool = True
     ) -> Float[np.ndarray, " position"]:
         """Activations at `tokens`, in the unit of the latent; `before` stands to their left in the same document, and
-        `begins` says whether the document begins there, or in text that is not given."""
+        `begins` says whether only BOS stands before them, or text that is not given."""
         ...
 
 

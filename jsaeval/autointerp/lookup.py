@@ -20,8 +20,8 @@ from jsaeval.autointerp.phrases import joined, quoted
 # Occurrences of a pair of tokens that E[a | token] is worth.
 _PRIOR = 2.0
 _NAMED = 40  # entries of a table that its text may name
-NO_TOKEN = -1  # before the first token of a document
-_UNKNOWN = -2  # before the first token of a row in which a document goes on
+NO_TOKEN = -1  # before the first token of a row, behind BOS
+_UNKNOWN = -2  # before the first token of a document that others stand before
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Lookup:
 
     def _pair(self, first: int, second: int) -> str:
         if first == NO_TOKEN:
-            return f"{quoted(self.token(second))} first in a document"
+            return f"{quoted(self.token(second))} first in a text"
         return quoted(self.token(first) + self.token(second))
 
 

@@ -5,7 +5,7 @@ released with it): the shortest end of the context that keeps half of the activa
 activation can do without becomes a wildcard. What is done otherwise here, and why:
 
 - An end of the context is tried behind BOS and text of another document, not at position 0, where activations are of
-  their own kind. Only where nothing of that kind holds and the document begins there, the pattern is one of its start.
+  their own kind. Only where nothing of that kind holds and nothing but BOS stands there, the pattern is one of a start.
 - Tokens become wildcards one after the other, all earlier ones replaced together. One at a time, of two tokens either
   of which suffices both would become wildcards.
 - Replacements are drawn from the corpus, several for each question (`jsaeval.autointerp.substitutes`).
@@ -49,7 +49,7 @@ class _Case:
     latent: int
     substitutes: Substitutes
     context: TokenIds
-    whole: bool  # the document begins with the context
+    whole: bool  # nothing but BOS stands before the context
     activation: float
     pattern: list[int | None]
     at_start: bool = False

@@ -58,7 +58,7 @@ def _phrase(pattern: Pattern, token: Callable[[int], str]) -> str:
     *before, last = pattern.tokens
     if pattern.at_start:
         before = [None] * len(before) if not any(t is not None for t in before) else before
-        place = f" after {_run(before, token)}, these first in the document" if before else " first in the document"
+        place = f" after {_run(before, token)}, these first in a text" if before else " first in a text"
         return f"on {_token(last, token)}{place}"
     return f"on {_token(last, token)} after {_run(before, token)}"
 

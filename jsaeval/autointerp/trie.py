@@ -19,7 +19,7 @@ class Pattern:
     Attributes:
         tokens: ids as they stand in the text, the last one where the latent fires; None: any token.
         value: activation there.
-        at_start: only where nothing stands before it in the document.
+        at_start: only where nothing but BOS stands before it in the LM's context.
         examples: how many activations it was made from.
     """
 
@@ -30,7 +30,7 @@ class Pattern:
 
     @property
     def literals(self) -> int:
-        """Tokens that are not wildcards; the start of the document counts as one."""
+        """Tokens that are not wildcards; the start of the text counts as one."""
         return sum(token is not None for token in self.tokens) + self.at_start
 
 
@@ -69,8 +69,8 @@ class Trie:
                 node.here = pattern
 
     def matches(self, text: Int[np.ndarray, " position"], end: int, begins: bool = True) -> Iterator[Pattern]:
-        """All patterns that end at position `end` of a text, shortest first; those of the start of a document only if
-        the document `begins` where the text does."""
+        """All patterns that end at position `end` of a text, shortest first; those of a start only if nothing but BOS
+        stands before the text, so that it `begins`."""
         states = [self._root]
         for position in range(end, -1, -1):
             token = int(text[position])

@@ -24,7 +24,7 @@ class Windows:
         stop: position after its last token.
         document: number of its document.
         first: position in the row at which its stretch of the document begins.
-        begins: whether the document begins there, too; if not, it has gone on from an earlier row.
+        begins: whether the row's text begins there, right behind BOS: nothing else is in the LM's context.
         split: index in `SPLITS` of the split of its document.
         at: the window of each token; -1: none.
     """
@@ -44,8 +44,8 @@ class Windows:
 
 
 def cut_windows(rows: Rows, masks: Masks, seed: int = 0, shares: dict[Split, float] = SHARES) -> Windows:
-    """Cut every stretch of a document in a row, from its first counted token to its last, into pieces of nearly equal
-    length, as few as `WINDOW` allows. Pieces without a counted token are left out.
+    """Cut every run of counted tokens of a document in a row into pieces of nearly equal length, as few as `WINDOW`
+    allows.
 
     Args:
         rows: the corpus. Where nothing is known of its documents, each row counts as one.
@@ -56,37 +56,34 @@ def cut_windows(rows: Rows, masks: Masks, seed: int = 0, shares: dict[Split, flo
     documents = documents_of(rows, masks)
     n_rows, positions = documents.shape
     counted = np.asarray(masks.metric) & (documents >= 0)
-    changes = np.ones(documents.shape, bool)
-    changes[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    heads = np.flatnonzero(changes)
-    begins = np.zeros(len(heads), bool)
-    begins[np.unique(documents.ravel()[heads], return_index=True)[1]] = True
-    flat = np.arange(documents.size)
-    first = np.minimum.reduceat(np.where(counted.ravel(), flat, documents.size), heads)
-    last = np.maximum.reduceat(np.where(counted.ravel(), flat, -1), heads)
-    heads, begins, first, last = (own[last >= 0] for own in (heads, begins, first, last))
+    another = np.ones(documents.shape, bool)
+    another[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    heads = np.maximum.accumulate(np.where(another.ravel(), np.arange(documents.size), 0))
+    texts = np.argmax(documents >= 0, axis=1)  # where the text of each row begins
+    edges = another.copy()
+    edges[:, 1:] |= counted[:, 1:] != counted[:, :-1]
+    first = np.flatnonzero(edges)
+    length = np.diff(first, append=documents.size)
+    first, length = (own[counted.ravel()[first]] for own in (first, length))
 
-    length = last - first + 1
     pieces = -(-length // WINDOW)
-    stretch = np.repeat(np.arange(len(heads)), pieces)
-    piece = np.arange(len(stretch)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    start = first[stretch] + length[stretch] * piece // pieces[stretch]
-    stop = first[stretch] + length[stretch] * (piece + 1) // pieces[stretch]
-    before = np.concatenate([[0], np.cumsum(counted.ravel())])
-    kept = before[stop] > before[start]
-    start, stop, stretch = start[kept], stop[kept], stretch[kept]
+    run = np.repeat(np.arange(len(first)), pieces)
+    piece = np.arange(len(run)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    start = first[run] + length[run] * piece // pieces[run]
+    stop = first[run] + length[run] * (piece + 1) // pieces[run]
 
     at = np.full(documents.size, -1, np.int32)
     at[_ranges(start, stop)] = np.repeat(np.arange(len(start), dtype=np.int32), stop - start)
     document = documents.ravel()[start]
     row = start // positions
+    head = heads[start] - row * positions
     return Windows(
         row,
         start - row * positions,
         stop - row * positions,
         document,
-        heads[stretch] - row * positions,
-        begins[stretch],
+        head,
+        head == texts[row],
         split_of(document, seed, shares),
         at.reshape(n_rows, positions),
     )
@@ -101,9 +98,11 @@ def split_of(
 
 
 def documents_of(rows: Rows, masks: Masks) -> Integer[np.ndarray, "row position"]:
-    """The document of each token, -1: none; each row is one where nothing is known of documents."""
+    """The document of each token, -1: none. Where nothing is known of documents, each row is one, from its first
+    counted token on."""
     if rows.documents is None:
-        return np.broadcast_to(np.arange(len(rows.tokens), dtype=np.int32)[:, None], rows.tokens.shape)
+        numbers = np.arange(len(rows.tokens), dtype=np.int32)[:, None]
+        return np.where(np.logical_or.accumulate(np.asarray(masks.metric), axis=1), numbers, np.int32(-1))
     documents = np.array(rows.documents)
     # Where BOS counts, it counts to the document that follows.
     bos = np.asarray(masks.metric[:, 0]) & (documents[:, 0] < 0)

@@ -72,7 +72,7 @@ def test_patterns_in_words():
         Pattern((7,), 0.5, at_start=True),
     ]
     expected = 'fires on "␣oil", "␣York"; on "␣price" after "␣New␣York"*; on * after "␣oil"; '
-    expected += 'on "a" after *, these first in the document; on "a" first in the document'
+    expected += 'on "a" after *, these first in a text; on "a" first in a text'
     assert describe(made, NAMES.__getitem__) == expected
     assert len(describe([Pattern((i % 7 + 1, 4), 1.0) for i in range(99)], NAMES.__getitem__)) <= LONGEST
     many = describe([Pattern((i,), 1.0) for i in range(20)], lambda i: f" {i}")

@@ -43,9 +43,9 @@ RULES = {
     "any token after token": following(11, None),
     "any token two after token": following(11, None, None),
     "two contexts of one token": either(following(2, 3), following(4, None, 3)),
-    "first of a document": first,
-    "third of a document": lambda text: np.where(np.arange(len(text)) == 2, 4.0, 0.0),
-    "token first of a document": lambda text: np.where(text < 4, first(text), 0.0),
+    "first of a text": first,
+    "third of a text": lambda text: np.where(np.arange(len(text)) == 2, 4.0, 0.0),
+    "token first of a text": lambda text: np.where(text < 4, first(text), 0.0),
     "one of two distances": near,
 }
 
@@ -81,7 +81,7 @@ def test_what_the_texts_say(found):
     assert found["bigram"].text == 'fires on "␣w8" after "␣w7"'
     assert found["token after any after token"].text == 'fires on "␣w10" after "␣w9"*'
     assert found["any token after token"].text == 'fires on * after "␣w11"'
-    assert found["first of a document"].text == "fires on * first in the document"
+    assert found["first of a text"].text == "fires on * first in a text"
 
 
 def test_values_are_activations(found):

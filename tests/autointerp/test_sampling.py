@@ -49,7 +49,7 @@ def test_examples_show_what_is_there(made):
                 before = np.flatnonzero(rows.documents[example.row] == example.document)
                 before = rows.tokens[example.row, before[before < example.start]]
                 np.testing.assert_array_equal(example.before, before)
-                assert example.begins == (example.document not in rows.documents[: example.row])
+                assert example.begins == (example.document == rows.documents[example.row, 1])
                 peak = example.activations.max()
                 assert example.interval == int(np.ceil(peak / largest * INTERVALS)) if peak else example.interval == 0
                 if example.kind == "active":

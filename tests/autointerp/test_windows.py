@@ -34,9 +34,10 @@ def test_windows_by_hand():
     windows = cut_windows(Rows("hand", tokens, documents, 0), Masks(metric, metric, metric))
     columns = windows.document, windows.start, windows.stop, windows.first
     spans = list(zip(*(column.tolist() for column in columns), strict=True))
-    # 69 tokens in three pieces, one token, 33 tokens in two pieces.
-    assert spans == [(7, 2, 25, 1), (7, 25, 48, 1), (7, 48, 71, 1), (8, 71, 72, 71), (9, 73, 89, 73), (9, 89, 106, 73)]
-    assert windows.at[0, [1, 2, 20, 70, 71, 72, 106]].tolist() == [-1, 0, 0, 2, 3, -1, -1]
+    # 18 tokens, 50 in two pieces, one, 33 in two pieces.
+    assert spans == [(7, 2, 20, 1), (7, 21, 46, 1), (7, 46, 71, 1), (8, 71, 72, 71), (9, 73, 89, 73), (9, 89, 106, 73)]
+    assert windows.at[0, [1, 2, 20, 70, 71, 72, 106]].tolist() == [-1, 0, -1, 2, 3, -1, -1]
+    assert windows.begins.tolist() == [True, True, True, False, False, False]
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -46,7 +47,7 @@ def test_every_counted_token_is_in_one_window(known, metric):
     rows = rows if known else Rows("test", rows.tokens, None, 0)
     masks = make_masks(rows.tokens, (0, 1, 2), 0, metric)
     windows = cut_windows(rows, masks)
-    assert (windows.at[masks.metric] >= 0).all()
+    np.testing.assert_array_equal(windows.at >= 0, masks.metric)
     length = windows.stop - windows.start
     assert length.min() >= 1 and length.max() <= WINDOW
     for i in range(len(length)):
@@ -76,21 +77,21 @@ def test_splits_are_of_documents():
     np.testing.assert_allclose(shares, [0.5, 0.2, 0.3], atol=0.01)
 
 
-def test_a_document_begins_once():
-    documents = np.array([[-1, 4, 4, 5, 5], [-1, 5, 5, 5, 6], [-1, 6, 6, -1, 6], [-1, 7, 7, -1, -1]], np.int32)
+def test_text_begins_behind_bos():
+    documents = np.array([[-1, 4, 4, 5, 5], [-1, 5, 5, 5, 6], [-1, 6, 6, -1, 6], [-1, -1, 7, 7, -1]], np.int32)
     rows = Rows("hand", np.full(documents.shape, 5, np.int32), documents, 0)
     metric = documents >= 0
-    metric[0, 3:] = False  # where nothing of the beginning counts, the rest is no beginning, either
+    metric[1, 1:4] = False  # where nothing of the beginning counts, the rest is no beginning, either
     windows = cut_windows(rows, Masks(metric, metric, metric))
     assert windows.document.tolist() == [4, 5, 6, 6, 6, 7]
-    assert windows.begins.tolist() == [True, False, True, False, False, True]
-    # Several windows of one stretch begin alike; where nothing is known of documents, every row begins one.
+    assert windows.begins.tolist() == [True, False, False, True, False, True]
+    # Several windows of one stretch begin alike; where nothing is known of documents, every row is one.
     rows, masks = corpus()
     windows = cut_windows(rows, masks)
     heads = np.unique(np.stack([windows.row, windows.first])[:, windows.begins], axis=1).T
-    numbers = np.unique(rows.documents[rows.documents >= 0])
-    assert len(heads) == len(numbers) and (~windows.begins).any()
-    assert cut_windows(Rows("test", rows.tokens, None, 0), masks).begins.all()
+    assert sorted(heads[:, 0].tolist()) == list(range(len(rows.tokens))) and (~windows.begins).any()
+    windows = cut_windows(Rows("test", rows.tokens, None, 0), masks)
+    assert windows.begins.all() and (windows.first == 1).all()  # BOS is no text
 
 
 def test_hashes_are_spread():
