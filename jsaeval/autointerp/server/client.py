@@ -98,8 +98,11 @@ class Server:
         return [found[key] for key in keys]
 
     def has(self, call: Call) -> bool:
-        """Whether its answer is kept."""
-        return self._kept.get(self._key(call), call) is not None
+        """Whether its answer is kept; if so, its time counts for `pace`."""
+        if (answer := self._kept.get(self._key(call), call)) is None:
+            return False
+        self._measure(answer)
+        return True
 
     @property
     def name(self) -> str:

@@ -11,6 +11,8 @@ from jsaeval.errors import InputError
 from jsaeval.lm.tokenizer import TextTokenizer
 
 
+# Seconds for a token of request or answer, as long as no call to a server was timed.
+_PACE = 0.005
 # A text as long as explanations are, for calls that will have one.
 _USUAL = "words that name a place or a direction, most of all where something is said to begin or to end there"
 
@@ -24,24 +26,25 @@ class Estimate:
         kept: whose answers are there.
         prompt_tokens: counted with the tokenizer of the LM that is explained; that of the server may differ.
         completion_tokens: at most.
-        seconds: at the pace measured so far, with so many calls at a time as the server is given; None: none was
-            measured.
+        seconds: with so many calls at a time as the server is given.
+        timed: whether the server's own pace is behind that; if not, `_PACE` is.
     """
 
     calls: int = 0
     kept: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    seconds: float | None = None
+    seconds: float = 0.0
+    timed: bool = True
 
     def __add__(self, other: "Estimate") -> "Estimate":
-        both = None if self.seconds is None or other.seconds is None else self.seconds + other.seconds
         return Estimate(
             self.calls + other.calls,
             self.kept + other.kept,
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
-            both,
+            self.seconds + other.seconds,
+            self.timed and other.timed,
         )
 
     def describe(self, budget: Budget | None = None) -> str:
@@ -50,7 +53,9 @@ class Estimate:
             f"{self.calls:,} calls to make ({self.kept:,} answers are kept), about {self.prompt_tokens:,} tokens to "
             f"read and at most {self.completion_tokens:,} to write"
         )
-        line += "; time: known after the first call" if self.seconds is None else f", about {_duration(self.seconds)}"
+        line += f", about {_duration(self.seconds)}"
+        if not self.timed:
+            line += f" if a token takes {1000 * _PACE:g} ms (no call to this server was timed yet)"
         if budget is not None:
             tokens = self.prompt_tokens + self.completion_tokens
             if budget.calls is not None and self.calls > budget.calls - budget.spent_calls:
@@ -71,9 +76,8 @@ def estimate(calls: Iterable[Call], server: Server, tokenizer: TextTokenizer) ->
             left[key] = call
     read = sum(len(ids) for ids in tokenizer.encode([call.text for call in left.values()])) if left else 0
     write = sum(call.completion for call in left.values())
-    pace = server.pace
-    seconds = None if pace is None else pace * (read + write) / max(1, min(server.concurrency, len(left)))
-    return Estimate(len(left), len(kept), read, write, seconds)
+    seconds = (server.pace or _PACE) * (read + write) / max(1, min(server.concurrency, len(left)))
+    return Estimate(len(left), len(kept), read, write, seconds, not left or server.pace is not None)
 
 
 def unwritten(evidence: Sequence[Evidence]) -> list[tuple[Explanation, Evidence]]:

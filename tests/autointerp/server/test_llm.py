@@ -1,5 +1,6 @@
 """Explanations by a chat model: what it is shown, and what is made of its answers."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -95,13 +96,19 @@ def test_explanations(fake, connect, tokenizer, known):
     explainer = LLMExplainer(server, tokenizer)
     dead = evidence(9, problem="dead")
     planned = explainer.estimate([known, dead])
-    assert (planned.calls, planned.kept) == (1, 0) and not fake.requests
+    assert (planned.calls, planned.kept, planned.timed) == (1, 0, False) and not fake.requests
+    assert planned.seconds == pytest.approx(0.005 * (planned.prompt_tokens + planned.completion_tokens))
     explained = explainer.explain([known, dead, evidence(5)])
     assert [own.latent for own in explained] == [7, 9, 5]
     assert explained[0].text == "names of animals" and explained[0].error is None
     assert explained[1].error == "dead" and explained[2].error is not None
     assert len(fake.requests) == 1
     assert explainer.estimate([known, dead]) == Estimate(0, 1, 0, 0, 0.0)
+    explainer = LLMExplainer(connect(fake), tokenizer)  # in another process, say
+    fewer = dataclasses.replace(known, examples=known.examples | {"explain": known.examples["explain"][:1]})
+    other = explainer.estimate([known, fewer])
+    assert (other.calls, other.kept, other.timed) == (1, 1, True)
+    assert other.seconds == pytest.approx(server.pace * (other.prompt_tokens + other.completion_tokens))
 
 
 @pytest.mark.parametrize("prompt", ["bills", "bricken"])
@@ -155,7 +162,8 @@ def test_estimates_are_said_and_agreed_to():
     assert planned.describe() == (
         "11 calls to make (2 answers are kept), about 1,100 tokens to read and at most 55 to write, about 7 s"
     )
-    assert "time: known after the first call" in (planned + Estimate(1)).describe()
+    untimed = planned + Estimate(1, seconds=180.0, timed=False)
+    assert ", about 3 min if a token takes 5 ms (no call" in untimed.describe()
     assert planned.describe(Budget(calls=10, tokens=1000)).endswith(
         "; more than the 10 calls of --max-calls; more than the 1,000 tokens of --max-tokens"
     )
