@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 from rich.console import Console
 
@@ -14,10 +13,8 @@ from jsaeval import processes
 from jsaeval.autointerp.evaluate import Asked, Work, explain
 from jsaeval.cache import cache_dir, keep_programs
 from jsaeval.cli.explainers import tools
-from jsaeval.cli.sections import opened, stopped
-from jsaeval.corpus.masks import MaskName, make_masks
+from jsaeval.cli.sections import OverText, opened, stopped
 from jsaeval.errors import InputError
-from jsaeval.lm.card import card_of
 from jsaeval.report.explanations import (
     explanation_metrics,
     explanations_frame,
@@ -29,19 +26,17 @@ from jsaeval.report.page import page
 from jsaeval.report.progress import Progress
 from jsaeval.report.tidy import tidy
 from jsaeval.run.checkpoint import Stopped
-from jsaeval.run.evaluate import open_rows
 from jsaeval.run.folder import EXPLANATIONS, LATENT_PAGES, PAGE, REPORT, places_of, write_rendered
 from jsaeval.run.provenance import about_lm, about_sae, surroundings
-from jsaeval.run.saes import find_saes, shipped
 from jsaeval.run.section_folder import SectionFolder
 from jsaeval.run.stop import stop_signal
 
 
-ROWS, LATENTS = 256, "50"
+LATENTS = "50"
 
 
 @dataclass(frozen=True)
-class Explain:
+class Explain(OverText):
     """Explain latents, predict their activations from the explanations alone, and score the predictions."""
 
     latents: str | None = None
@@ -70,30 +65,8 @@ class Explain:
     """Calls to the server at a time."""
     yes: bool = False
     """Do not ask before the first call."""
-    lm: str = "smollm2-135m"
-    """Language model: a name, a .gguf file, or a Hugging Face model folder."""
-    sae: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """SAE: a name, a file, a folder, or a quoted pattern. Repeat for several at one hook. Default: the LM's own."""
-    hook: str | None = None
-    """Hook, e.g. blocks.9.hook_resid_post. Default: the one stored with the SAE."""
-    corpus: str = "ag-news"
-    """Name, file, folder, or data set of the hub."""
-    tokens: Annotated[str | None, tyro.conf.arg(metavar="FILE.npy")] = None
-    """Token ids (row, position) instead of text."""
-    rows: int | None = None
-    """Rows of text. Default: 256, or all of --tokens."""
-    context: int = 128
-    """Positions of a row."""
-    metric_mask: MaskName = "no-special"
-    """Which tokens count."""
     floor_latents: int = 20
     """Latents of a random SAE, and coordinates of the activation, that are explained for comparison; 0: none."""
-    mesh: str | None = None
-    """Devices as DATA,MODEL. Default: all on the data axis."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of weights and activations."""
-    precision: Literal["highest", "default"] = "highest"
-    """Of matrix products."""
     resume: bool = False
     """Go on with the explanations in --out if there are some, else start."""
     seed: int = 0
@@ -117,7 +90,7 @@ def explain_command(command: Explain) -> int:
     for name, least in (("floor_latents", 0), ("seed", 0), ("max_calls", 0), ("max_tokens", 0), ("concurrency", 1)):
         if (value := getattr(command, name)) is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} {value}: at least {least} is needed")
-    names, notes = find_saes(command.sae or shipped(command.lm))
+    names, notes = command.saes()
     identity = {key: value for key, value in vars(command).items() if value is not None and key not in _ELSEWHERE}
     folder = SectionFolder.claim(EXPLANATIONS, command.out, identity | {"sae": list(names)}, command.resume)
     keep_programs()
@@ -137,11 +110,8 @@ def _measured(command: Explain, names: tuple[str, ...], notes: list[str], folder
     """The report, when it is in the folder."""
     start = time.perf_counter()
     with Progress() as progress, stop_signal() as wanted:
-        asked_for = (command.hook, command.dtype, command.mesh)
-        mesh, lm, saes, hook = opened(command.lm, names, notes, asked_for, folder, progress)
-        n_rows = ROWS if command.rows is None and command.tokens is None else command.rows
-        rows = open_rows(lm, command.corpus, command.tokens, n_rows, command.context)
-        masks = make_masks(np.asarray(rows.tokens), card_of(lm).special_ids, rows.pad, command.metric_mask)
+        mesh, lm, saes, hook = opened(command, names, notes, folder, progress)
+        rows, masks = command.text(lm)
 
         def stop() -> None:
             if wanted():
@@ -170,10 +140,9 @@ def _measured(command: Explain, names: tuple[str, ...], notes: list[str], folder
             progress=progress,
             stop=stop,
         )
-    settings = {"hook": hook.name, "corpus": rows.name, "rows": len(rows.tokens), "positions": rows.tokens.shape[1]}
+    settings = {"hook": hook.name} | command.about_text(rows)
     settings |= {"latents": latents, "floor_latents": command.floor_latents, "seed": command.seed}
     settings |= {"explainer": command.explainer, "simulator": made.simulator_name, "server": made.said()}
-    settings |= {"metric_mask": command.metric_mask, "corpus_sha256": rows.sha256()}
     provenance = {"plan": folder.identity} | surroundings(lm, mesh, command.precision)
     written = explanations_to_json(found)
     records = records_of(found, lm, hook, made.token_text, made.simulator_name)

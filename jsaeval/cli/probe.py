@@ -14,7 +14,7 @@ from jsaeval import processes
 from jsaeval.cache import cache_dir, keep_programs
 from jsaeval.cli.features import probe_features
 from jsaeval.cli.files import check_file, write_json
-from jsaeval.cli.sections import opened, stopped
+from jsaeval.cli.sections import OverLM, opened, stopped
 from jsaeval.corpus.tasks import DEFAULT, Task, open_tasks
 from jsaeval.errors import InputError, nearest
 from jsaeval.probes.evaluate import Asked, context_of, probe
@@ -30,13 +30,12 @@ from jsaeval.report.tidy import tidy
 from jsaeval.run.checkpoint import Stopped
 from jsaeval.run.folder import PAGE, PROBES, REPORT, SCHEMA, write_rendered
 from jsaeval.run.provenance import about_lm, about_sae, surroundings
-from jsaeval.run.saes import find_saes, shipped
 from jsaeval.run.section_folder import SectionFolder
 from jsaeval.run.stop import stop_signal
 
 
 @dataclass(frozen=True)
-class ProbeTasks:
+class ProbeTasks(OverLM):
     """Probe latents for concepts: can they be read off one latent, off a few, off all of them?"""
 
     tasks: str = ",".join(DEFAULT)
@@ -48,12 +47,6 @@ class ProbeTasks:
     """Column of the label. More than two different labels are one task each, against the rest."""
     features: Annotated[str | None, tyro.conf.arg(metavar="FILE.npz")] = None
     """Probe these features instead: arrays x_train, x_test (example, feature), y_train, y_test (example) of 0 and 1."""
-    lm: str = "smollm2-135m"
-    """Language model: a name, a .gguf file, or a Hugging Face model folder."""
-    sae: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """SAE: a name, a file, a folder, or a quoted pattern. Repeat for several at one hook. Default: the LM's own."""
-    hook: str | None = None
-    """Hook, e.g. blocks.9.hook_resid_post. Default: the one stored with the SAE."""
     pool: Pool = "last"
     """A text is its last token, or the mean or the maximum over its tokens; encoded first, pooled after."""
     context: int = 128
@@ -68,12 +61,6 @@ class ProbeTasks:
     """Of the k-sparse probes."""
     lm_cache: Annotated[str, tyro.conf.arg(metavar="auto|off|DIR")] = "auto"
     """Folder that keeps the LM's activations for other SAEs and for --resume. Default: in the cache of the package."""
-    mesh: str | None = None
-    """Devices as DATA,MODEL. Default: all on the data axis."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of weights and activations; probes are float32."""
-    precision: Literal["highest", "default"] = "highest"
-    """Of matrix products in the LM and the SAE."""
     resume: bool = False
     """Go on with the probes in --out if there are some, else start."""
     seed: int = 0
@@ -110,7 +97,7 @@ def probe_command(command: ProbeTasks) -> int:
     )
     if not tasks:
         raise InputError("--tasks is empty; --tasks all, or names and groups of tasks")
-    names, notes = find_saes(command.sae or shipped(command.lm))
+    names, notes = command.saes()
     folder = SectionFolder.claim(PROBES, command.out, _identity(command, names), command.resume)
     keep_programs()
     try:
@@ -133,8 +120,7 @@ def _measured(
     """The report, when it is in the folder."""
     start = time.perf_counter()
     with Progress() as progress, stop_signal() as wanted:
-        asked_for = (command.hook, command.dtype, command.mesh)
-        mesh, lm, saes, hook = opened(command.lm, names, notes, asked_for, folder, progress)
+        mesh, lm, saes, hook = opened(command, names, notes, folder, progress)
         if hook.reads is not None:
             raise InputError(f"{saes[0].card.name}: a transcoder; probes compare latents with what an SAE reconstructs")
         folder.begin()

@@ -5,15 +5,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
 from jsaeval import processes
 from jsaeval.cache import cache_dir, keep_programs
-from jsaeval.cli.sections import opened, tokenizer_of
-from jsaeval.corpus.masks import MaskName, make_masks
+from jsaeval.cli.sections import OverText, opened, tokenizer_of
 from jsaeval.errors import InputError
 from jsaeval.lm.card import card_of
 from jsaeval.rating.estimate import LEAST_ITEMS
@@ -25,20 +23,18 @@ from jsaeval.report.latent_record import token_texts
 from jsaeval.report.latent_text import visible, visible_alone
 from jsaeval.report.progress import Progress
 from jsaeval.run.checkpoint import Stopped
-from jsaeval.run.evaluate import open_rows
 from jsaeval.run.folder import RATINGS
 from jsaeval.run.provenance import about_lm, about_sae, surroundings
-from jsaeval.run.saes import find_saes, shipped
 from jsaeval.run.section_folder import SectionFolder
 from jsaeval.run.stop import stop_signal
 from jsaeval.sae.module import SAE
 
 
-ROWS, LATENTS = 256, 20
+LATENTS = 20
 
 
 @dataclass(frozen=True)
-class RatePrepare:
+class RatePrepare(OverText):
     """Prepare a study: latents and controls for people to rate."""
 
     latents: str | None = None
@@ -56,28 +52,6 @@ class RatePrepare:
     """Share of the items that each rater gets a second time, to see whether raters agree with themselves."""
     title: str | None = None
     """Of the study; raters read it. Default: the LM and the corpus."""
-    lm: str = "smollm2-135m"
-    """Language model: a name, a .gguf file, or a Hugging Face model folder."""
-    sae: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """SAE: a name, a file, a folder, or a quoted pattern. Repeat for several at one hook. Default: the LM's own."""
-    hook: str | None = None
-    """Hook, e.g. blocks.9.hook_resid_post. Default: the one stored with the SAE."""
-    corpus: str = "ag-news"
-    """Name, file, folder, or data set of the hub."""
-    tokens: Annotated[str | None, tyro.conf.arg(metavar="FILE.npy")] = None
-    """Token ids (row, position) instead of text."""
-    rows: int | None = None
-    """Rows of text. Default: 256, or all of --tokens."""
-    context: int = 128
-    """Positions of a row."""
-    metric_mask: MaskName = "no-special"
-    """Which tokens count."""
-    mesh: str | None = None
-    """Devices as DATA,MODEL. Default: all on the data axis."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of weights and activations."""
-    precision: Literal["highest", "default"] = "highest"
-    """Of matrix products."""
     seed: int = 0
     """Of all draws."""
     out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
@@ -92,7 +66,7 @@ def rate_prepare(command: RatePrepare) -> int:
     """
     _check(command)
     rubric = load_rubric(command.rubric)
-    names, notes = find_saes(command.sae or shipped(command.lm))
+    names, notes = command.saes()
     identity = {key: value for key, value in vars(command).items() if value is not None and key not in ("out", "mesh")}
     folder = SectionFolder.claim(RATINGS, command.out, identity | {"sae": list(names)}, resume=False)
     place = folder.path / FOLDER
@@ -129,12 +103,8 @@ def _prepared(
     """What was prepared, when it is in the folder."""
     start = time.perf_counter()
     with Progress() as progress, stop_signal() as wanted:
-        mesh, lm, saes, hook = opened(
-            command.lm, names, notes, (command.hook, command.dtype, command.mesh), folder, progress
-        )
-        n_rows = ROWS if command.rows is None and command.tokens is None else command.rows
-        rows = open_rows(lm, command.corpus, command.tokens, n_rows, command.context)
-        masks = make_masks(np.asarray(rows.tokens), card_of(lm).special_ids, rows.pad, command.metric_mask)
+        mesh, lm, saes, hook = opened(command, names, notes, folder, progress)
+        rows, masks = command.text(lm)
         text = token_texts(tokenizer_of(lm))
 
         def stop() -> None:
@@ -158,8 +128,7 @@ def _prepared(
             progress=progress,
             stop=stop,
         )
-    settings = {"hook": hook.name, "corpus": rows.name, "rows": len(rows.tokens), "positions": rows.tokens.shape[1]}
-    settings |= {"metric_mask": command.metric_mask, "corpus_sha256": rows.sha256()} | vars(_asked(command))
+    settings = {"hook": hook.name} | command.about_text(rows) | vars(_asked(command))
     settings |= {"drawn_from": "; ".join(f"{name}: {said}" for name, said in found.drawn_from.items())}
     provenance: dict[str, Any] = {"plan": folder.identity} | surroundings(lm, mesh, command.precision)
     provenance["wall_s"] = time.perf_counter() - start
