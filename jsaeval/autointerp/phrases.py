@@ -3,20 +3,16 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from jsaeval.autointerp.trie import Pattern
+from jsaeval.corpus.visible import visible_alone
 
 
 LONGEST = 300  # characters of a text
-_VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 _WORDS_FIRST = 12
 
 
-def visible(text: str) -> str:
-    """With signs in the place of white space and of what cannot be printed."""
-    return "".join(c if c.isprintable() else "�" for c in text.translate(_VISIBLE))
-
-
 def quoted(text: str) -> str:
-    return f'"{visible(text)}"'
+    """With signs in the place of white space and of what cannot be seen."""
+    return f'"{visible_alone(text)}"'
 
 
 def joined(first: str, parts: Iterable[str], between: str = "; ", longest: int = LONGEST) -> str:

@@ -12,6 +12,7 @@ import tyro
 from jsaeval import processes
 from jsaeval.cache import cache_dir, keep_programs
 from jsaeval.cli.sections import OverText, opened, tokenizer_of
+from jsaeval.corpus.visible import visible, visible_alone
 from jsaeval.errors import InputError
 from jsaeval.lm.card import card_of
 from jsaeval.rating.estimate import LEAST_ITEMS
@@ -20,7 +21,6 @@ from jsaeval.rating.queue import queue_of
 from jsaeval.rating.rubric import Rubric, load_rubric
 from jsaeval.rating.study import ANSWERS, FOLDER, STUDY, AnswerKey, write_key, write_study
 from jsaeval.report.latent_record import token_texts
-from jsaeval.report.latent_text import visible, visible_alone
 from jsaeval.report.progress import Progress
 from jsaeval.run.checkpoint import Stopped
 from jsaeval.run.folder import RATINGS

@@ -33,7 +33,7 @@ class Window:
     """A few tokens around one that fires.
 
     Attributes:
-        tokens: their texts, made visible (`jsaeval.report.latent_text.visible`), not escaped.
+        tokens: their texts, made visible (`jsaeval.corpus.visible.visible`), not escaped.
         shares: of the largest activation of the item, at each token; 0 where it does not fire.
         focus: index of the token that the window was chosen for.
     """

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from jsaeval.autointerp.evidence import INTERVALS, SPLITS
-from jsaeval.report.latent_text import right_to_left, visible, visible_alone
+from jsaeval.corpus.visible import right_to_left, visible, visible_alone
 from jsaeval.report.numbers import number
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from jsaeval.corpus.visible import clean
 from jsaeval.report.bars import bars
 from jsaeval.report.latent_examples import largest_tokens
 from jsaeval.report.latent_page import density, heading
 from jsaeval.report.latent_record import About
 from jsaeval.report.latent_scores import best_floor, direction, score
-from jsaeval.report.latent_text import clean
 from jsaeval.report.numbers import number
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from jsaeval.corpus.visible import clean, visible_alone
 from jsaeval.report.bars import bars
 from jsaeval.report.latent_examples import example_groups
 from jsaeval.report.latent_record import About
 from jsaeval.report.latent_scores import best_floor, direction, score, score_table
-from jsaeval.report.latent_text import clean, visible_alone
 from jsaeval.report.numbers import number
 
 

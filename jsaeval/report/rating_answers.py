@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jsaeval.corpus.visible import clean
 from jsaeval.rating.estimate import LEAST_ITEMS
-from jsaeval.report.latent_text import clean
 from jsaeval.report.numbers import interval, number, percent
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jsaeval.report.latent_text import clean
+from jsaeval.corpus.visible import clean
 from jsaeval.report.rating_answers import (
     MATCHED,
     of_sae,

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from jsaeval.corpus.visible import clean
 from jsaeval.metrics.metric import wins
 from jsaeval.metrics.registry import REGISTRY
 from jsaeval.rating.study import AnswerKey, Study
-from jsaeval.report.latent_text import clean
 from jsaeval.report.numbers import interval, number
 from jsaeval.report.rating_answers import said_of_agreement, said_of_counts, warnings
 

@@ -7,7 +7,7 @@ import pytest
 
 from jsaeval.autointerp.evidence import Evidence, Example, Statistics, TokenTable
 from jsaeval.autointerp.lookup import NO_TOKEN, Lookup, pair_means
-from jsaeval.autointerp.phrases import LONGEST, describe, joined, visible
+from jsaeval.autointerp.phrases import LONGEST, describe, joined, quoted
 from jsaeval.autointerp.trie import Pattern
 
 
@@ -80,6 +80,6 @@ def test_patterns_in_words():
 
 
 def test_everything_is_visible():
-    assert visible(" a\n\tb\x00\u200b") == "␣a⏎⇥b��"
+    assert quoted(" a\n\tb\x00\u200b") == '"␣a⏎⇥b␀⟨U+200B⟩"'
     assert joined("", ["a" * 5, "b" * 5, "c" * 5], longest=18) == "aaaaa; and 2 more"
     assert joined("", ["a" * 50], longest=9) == "aaaaaaaa…"

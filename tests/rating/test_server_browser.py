@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 
+from jsaeval.corpus.visible import in_one_line
 from jsaeval.rating.queue import queue_of
-from jsaeval.rating.server.texts import printable
 from tests.rating.hostile import hostile, hostile_study
 from tests.rating.screen import CONTRASTS, Screen
 from tests.rating.serving import Process
@@ -168,7 +168,7 @@ def test_hostile_tokens_do_nothing(tmp_path, chromium):
                     "all => all.map((own) => own.textContent)"
                 )
                 windows = [own for group in reversed(item.intervals) for own in group]
-                assert shown == [printable("".join(own.tokens)) for own in windows]
+                assert shown == [in_one_line("".join(own.tokens)) for own in windows]
                 assert (
                     screen.page.locator("script").count() == 2
                     and screen.page.locator("img, svg, iframe, b[hx-get]").count() == 0

@@ -4,9 +4,10 @@ import unicodedata
 
 import pytest
 
+from jsaeval.corpus.visible import in_one_line
 from jsaeval.rating.rubric import parse_rubric
 from jsaeval.rating.server.evidence import line
-from jsaeval.rating.server.texts import printable, typed
+from jsaeval.rating.server.texts import typed
 from jsaeval.rating.study import Window
 from tests.rating.browser import Person, browser, tree
 from tests.rating.hostile import PIECES, hostile, hostile_study
@@ -31,7 +32,7 @@ def test_what_pages_show_is_the_text_and_nothing_else(tmp_path):
         shown += [own.text for group in page.all("section", class_="group") for own in group.all("li")]
         seen += len(page.one("div", class_="effects").all("li"))
     windows = [own for item in study.items.values() for group in item.intervals for own in group]
-    assert sorted(shown) == sorted(printable("".join(own.tokens)) for own in windows)
+    assert sorted(shown) == sorted(in_one_line("".join(own.tokens)) for own in windows)
     assert len(windows) == 111 and seen == 1000 + 3 * 8
 
 
@@ -40,17 +41,17 @@ def test_a_token_is_one_text_between_its_tags(text):
     window = Window((text, text, text), (0.0, 1.0, 0.35), 1)
     root = tree(str(line(window)))
     assert [(own.tag, own.attributes, own.text) for own in root.walk()] == [
-        ("b", {"class": "s10"}, printable(text)),
-        ("i", {"class": "s4"}, printable(text)),
+        ("b", {"class": "s10"}, in_one_line(text)),
+        ("i", {"class": "s4"}, in_one_line(text)),
     ]
-    assert root.text == 3 * printable(text)
+    assert root.text == 3 * in_one_line(text)
     root.text.encode()
 
 
-def test_what_is_printable_stays_as_it_is():
+def test_what_is_visible_stays_as_it_is():
     for text in (" the", "<b>", "&amp;", "مرحبا", "日本", "😀", "é", "⟨U+202E⟩", "⏎", "␣"):
-        assert printable(text) == text
-    assert printable("a\n\u202eb\ud800\x00") == "a⟨U+000A⟩⟨U+202E⟩b�⟨U+0000⟩"
+        assert in_one_line(text) == text
+    assert in_one_line("a\n\u202eb\ud800\x00") == "a⏎⟨U+202E⟩b�␀"
 
 
 def test_shades_have_ten_levels():

@@ -8,13 +8,13 @@ import unicodedata
 
 import pytest
 
+from jsaeval.corpus.visible import clean, right_to_left, visible, visible_alone
 from jsaeval.errors import InputError
 from jsaeval.report.bars import bars
 from jsaeval.report.latent_index import index_of
 from jsaeval.report.latent_page import densities_of, page_of
 from jsaeval.report.latent_pages import _template, write_pages
 from jsaeval.report.latent_scores import beats_floors, best_floor, direction, score_table
-from jsaeval.report.latent_text import clean, right_to_left, visible, visible_alone
 from tests.report.latents import ABOUT, make
 from tests.report.nested import Nested
 

@@ -21,7 +21,7 @@ from jsaeval.autointerp.server.chat import answered_text, chat_call
 from jsaeval.autointerp.server.client import Server
 from jsaeval.autointerp.server.estimate import Estimate, estimate
 from jsaeval.autointerp.server.prompting import Demonstration, chat_prompt, demonstrations, is_sparse
-from jsaeval.autointerp.server.shown import quantised, token_texts, visible
+from jsaeval.autointerp.server.shown import one_line, quantised, token_texts
 from jsaeval.autointerp.texts import LONGEST_TEXT, one_line_of
 from jsaeval.errors import InputError, nearest
 from jsaeval.lm.tokenizer import TextTokenizer
@@ -144,8 +144,8 @@ def bricken_messages(
     groups = [(heading, [next(records) for _ in own]) for heading, own in found.items()]
     subject = {
         "groups": groups,
-        "promotes": [visible(token) for token in promotes],
-        "suppresses": [visible(token) for token in suppresses],
+        "promotes": [one_line(token) for token in promotes],
+        "suppresses": [one_line(token) for token in suppresses],
         "explanation": None,
     }
     demonstrated = [_bricken(own) for own in demonstrations()]

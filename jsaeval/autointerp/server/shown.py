@@ -15,7 +15,7 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
 _NOTHING = "\\0"
 
 
-def visible(text: str) -> str:
+def one_line(text: str) -> str:
     """A text in one line: characters that break lines, or that cannot be seen, as escapes; spaces as they are."""
     if not text:
         return _NOTHING
@@ -30,7 +30,7 @@ def token_texts(tokenizer: TextTokenizer, ids: Int[np.ndarray, " position"]) -> 
 @functools.lru_cache(maxsize=2**17)
 def _text(tokenizer: TextTokenizer, index: int) -> str:
     # Decoders of SentencePiece take the space off a token at the beginning. The second of two has it.
-    return visible(tokenizer.decode([index, index])[len(tokenizer.decode([index])) :])
+    return one_line(tokenizer.decode([index, index])[len(tokenizer.decode([index])) :])
 
 
 def quantised(activations: Sequence[Float[np.ndarray, "_"]], highest: int = 10) -> list[Int[np.ndarray, "_"]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from jsaeval.rating.server.texts import printable
+from jsaeval.corpus.visible import in_one_line
 from jsaeval.rating.study import INTERVALS, Effect, Item, Window
 
 
@@ -34,7 +34,7 @@ def line(window: Window) -> Markup:
     """A window as HTML: its focus bold; what fires is shaded."""
     parts: list[Markup] = []
     for i, (token, share) in enumerate(zip(window.tokens, window.shares, strict=True)):
-        text, level = escape(printable(token)), _shade(share)
+        text, level = escape(in_one_line(token)), _shade(share)
         if i == window.focus:
             parts.append(Markup('<b class="s{}">{}</b>').format(level, text))
         elif level:
@@ -46,7 +46,7 @@ def line(window: Window) -> Markup:
 
 def bars_of(effects: Sequence[Effect]) -> list[tuple[str, int, str]]:
     """(token, class of its bar, its share) of each."""
-    return [(printable(own.token), round(BARS * min(abs(own.share), 1)), f"{abs(own.share):.2f}") for own in effects]
+    return [(in_one_line(own.token), round(BARS * min(abs(own.share), 1)), f"{abs(own.share):.2f}") for own in effects]
 
 
 def _shade(share: float) -> int:

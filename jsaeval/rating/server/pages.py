@@ -9,13 +9,13 @@ from typing import Any
 import jinja2
 from markupsafe import escape
 
+from jsaeval.corpus.visible import in_one_line
 from jsaeval.rating.answers import ItemAnswers
 from jsaeval.rating.queue import Place
 from jsaeval.rating.server.evidence import Group, bars_of, groups_of
 from jsaeval.rating.server.forms import LONGEST_REASON, REASONS
 from jsaeval.rating.server.progress import Rater
 from jsaeval.rating.server.security import csrf_token
-from jsaeval.rating.server.texts import printable
 from jsaeval.rating.store import LONGEST_NAME, LONGEST_TEXT, NOTE
 from jsaeval.rating.study import Item, Study
 
@@ -36,7 +36,7 @@ class Pages:
             urls: of style and scripts, by their names.
         """
         self._study = study
-        self._common = {"urls": urls, "title": printable(study.title), "rubric": study.rubric}
+        self._common = {"urls": urls, "title": in_one_line(study.title), "rubric": study.rubric}
         self._groups: dict[str, tuple[Group, ...]] = {id: groups_of(item) for id, item in study.items.items()}
         self._evidence = {id: self._evidence_of(item) for id, item in study.items.items()}
         self._size = max(self._empty_size(item) for item in study.items.values())

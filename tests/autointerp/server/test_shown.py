@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jsaeval.autointerp.server.shown import quantised, token_texts, visible
+from jsaeval.autointerp.server.shown import one_line, quantised, token_texts
 
 
 def test_quantised_by_hand():
@@ -47,7 +47,7 @@ def test_a_silent_latent_and_no_records():
     ],
 )
 def test_visible(text, shown):
-    assert visible(text) == shown
+    assert one_line(text) == shown
     assert len(f"{shown}\t0".splitlines()) == 1
 
 

@@ -29,6 +29,11 @@ def visible_alone(token: str) -> str:
     return _shown(token) or "∅"
 
 
+def in_one_line(text: str) -> str:
+    """A text whose spaces stay spaces. What was made visible before stays as it is."""
+    return "".join(map(_character, text))
+
+
 def clean(text: str) -> str:
     """A text of several lines, whose spaces stay spaces and whose lines stay lines."""
     return "".join(own if own in " \n" else _character(own) for own in text)
