@@ -101,10 +101,6 @@ class HostSimulator:
 
         self._step = jax.jit(map_rows(run, self._mesh))
 
-    def positions(self, pairs: Sequence[tuple[Explanation, Evidence]]) -> int:
-        """Positions that `simulate` will take through the LM, padding left out."""
-        return sum(len(job.ids) for job in self._jobs(pairs)[0])
-
     def simulate(self, pairs: Sequence[tuple[Explanation, Evidence]]) -> list[Simulation]:
         """One simulation for each pair; one of an explanation that failed, or that does not fit, has an `error`.
 

@@ -69,16 +69,6 @@ class SparseLatents:
         own = slice(self.offsets[i], self.offsets[i + 1])
         return OfLatent(self.row[own], self.position[own], self.value[own])
 
-    def only(self, latents: Int[np.ndarray, " chosen"]) -> "SparseLatents":
-        """The same for some of the latents, ascending."""
-        found = [self.of(latent) for latent in latents]
-        empty = OfLatent(self.row[:0], self.position[:0], self.value[:0])
-        joined = OfLatent(*(np.concatenate([part[i] for part in (empty, *found)]) for i in range(3)))
-        offsets = np.cumsum([0, *(len(own.row) for own in found)])
-        return SparseLatents(
-            np.asarray(latents, np.int32), offsets, joined.row, joined.position, joined.value, self.n_tokens
-        )
-
 
 def table_of(parts: Sequence[Entries], chosen: Bool[np.ndarray, " latent"], n_tokens: int) -> SparseLatents:
     """The table of all latents that are chosen.

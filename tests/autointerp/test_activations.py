@@ -236,4 +236,3 @@ def test_bad_input(rows, masks, tmp_path):
     (table,) = sparse_activations(lm, [tiny_sae()], hook, rows, masks, [np.array([3, 5])], mesh=make_mesh(1))
     with pytest.raises(InputError, match="latent 4: the table holds 2 latents"):
         table.of(4)
-    assert table.only(np.array([5])).of(5).value.tolist() == table.of(5).value.tolist()

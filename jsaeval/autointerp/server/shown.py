@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from jsaeval.autointerp.measures import levels_of
 from jsaeval.autointerp.texts import escaped
 from jsaeval.lm.tokenizer import TextTokenizer
 
@@ -46,8 +47,5 @@ def quantised(activations: Sequence[Float[np.ndarray, "_"]], highest: int = 10) 
     Returns:
         Levels of each example, from 0 to `highest`.
     """
-    wide = [np.maximum(np.asarray(own, np.float64), 0.0) for own in activations]
-    largest = max((float(own.max()) for own in wide if len(own)), default=0.0)
-    if largest <= 0:
-        return [np.zeros(len(own), np.int64) for own in wide]
-    return [np.minimum(highest, np.floor(10 * own / largest)).astype(np.int64) for own in wide]
+    largest = max((float(own.max()) for own in activations if len(own)), default=0.0)
+    return [np.minimum(highest, levels_of(own, largest)) for own in activations]
