@@ -1,5 +1,9 @@
-"""The corpus cut into windows, and its documents split into *explain*, *calibrate* and *score*."""
+"""The corpus cut into windows, and its documents split into *explain*, *calibrate* and *score*.
 
+Documents of the same text are in one split.
+"""
+
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +88,7 @@ def cut_windows(rows: Rows, masks: Masks, seed: int = 0, shares: dict[Split, flo
         document,
         head,
         head == texts[row],
-        split_of(document, seed, shares),
+        split_of(first_of_text(np.asarray(rows.tokens), documents)[document], seed, shares),
         at.reshape(n_rows, positions),
     )
 
@@ -95,6 +99,19 @@ def split_of(
     """Index in `SPLITS` of the split that each document is in; it depends on nothing but its number and the seed."""
     edges: Float[np.ndarray, " edge"] = np.cumsum([shares[split] for split in SPLITS])[:-1]
     return np.searchsorted(edges, uniform(seed, document), side="right")
+
+
+def first_of_text(
+    tokens: Integer[np.ndarray, "row position"], documents: Integer[np.ndarray, "row position"]
+) -> Int[np.ndarray, " document"]:
+    """For each number of a document the lowest one that has the same tokens: mostly its own."""
+    own = documents >= 0
+    number, text = documents[own], np.ascontiguousarray(tokens[own], np.int64)
+    first, edges = np.arange(number.max(initial=-1) + 1), np.flatnonzero(np.diff(number, prepend=-1, append=-1))
+    known: dict[bytes, int] = {}
+    for start, stop in itertools.pairwise(edges.tolist()):
+        first[number[start]] = known.setdefault(text[start:stop].tobytes(), int(number[start]))
+    return first
 
 
 def documents_of(rows: Rows, masks: Masks) -> Integer[np.ndarray, "row position"]:

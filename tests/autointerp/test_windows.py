@@ -5,7 +5,7 @@ import pytest
 
 from jsaeval.autointerp.draws import hashed, uniform
 from jsaeval.autointerp.evidence import SPLITS, WINDOW
-from jsaeval.autointerp.windows import cut_windows, split_of
+from jsaeval.autointerp.windows import cut_windows, first_of_text, split_of
 from jsaeval.corpus.masks import Masks, make_masks
 from jsaeval.corpus.rows import Rows
 
@@ -75,6 +75,29 @@ def test_splits_are_of_documents():
     assert (cut_windows(rows, masks, seed=4).split != windows.split).any()
     shares = np.bincount(split_of(np.arange(100_000), 0)) / 100_000
     np.testing.assert_allclose(shares, [0.5, 0.2, 0.3], atol=0.01)
+
+
+def test_documents_of_the_same_text_are_in_one_split():
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(3, 50, rng.integers(1, 40)) for _ in range(40)]
+    order = rng.permutation(120) % 40  # each of them three times
+    body = [(token, i) for i, text in enumerate(order) for token in texts[text]]
+    body = np.array(body[: len(body) // 19 * 19]).reshape(-1, 19, 2).transpose(2, 0, 1)  # nothing is padded
+    tokens, documents = (
+        np.pad(own, [(0, 0), (1, 0)], constant_values=bos) for own, bos in ((body[0], 1), (body[1], -1))
+    )
+    first = first_of_text(tokens, documents)
+    whole = documents.max()  # the last one is cut
+    assert [order[i] for i in first[:whole]] == order[:whole].tolist() and (first <= np.arange(len(first))).all()
+    assert len(np.unique(first[:whole])) == len(np.unique(order[:whole]))
+    rows = Rows("test", tokens.astype(np.int32), documents.astype(np.int32), 0)
+    windows = cut_windows(rows, make_masks(rows.tokens, (0, 1, 2), 0))
+    texts_in = [{int(order[i]) for i in windows.document[windows.of(split)] if i < whole} for split in SPLITS]
+    assert all(texts_in) and len(set.union(*texts_in)) == sum(map(len, texts_in))
+    # Where nothing is known of documents, rows are compared.
+    same = Rows("test", np.tile(rows.tokens[:3], (9, 1)), None, 0)
+    split = cut_windows(same, make_masks(same.tokens, (0, 1, 2), 0)).split
+    assert (split.reshape(9, 3, -1) == split.reshape(9, 3, -1)[:1]).all()
 
 
 def test_text_begins_behind_bos():
