@@ -97,7 +97,8 @@ def test_conditions_clicks_and_clearing(tmp_path, chromium):
         page.keyboard.press("Space")
         page.keyboard.press("ArrowLeft")  # as everywhere: the option before
         screen.keys("Delete", "9", "x")
-        screen.until("document.querySelector('#progress').textContent.includes('4 answers')")
+        screen.saved()
+        assert "Here: 4 answers" in page.locator("#progress").inner_text()
         screen.shot("phone-conditions")
     assert [(own.kind, own.question, own.value) for own in served.store.events("Ada")] == [
         ("answer", "logit_consistency", "3"),
