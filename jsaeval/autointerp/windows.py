@@ -63,7 +63,7 @@ def cut_windows(rows: Rows, masks: Masks, seed: int = 0, shares: dict[Split, flo
     another = np.ones(documents.shape, bool)
     another[:, 1:] = documents[:, 1:] != documents[:, :-1]
     heads = np.maximum.accumulate(np.where(another.ravel(), np.arange(documents.size), 0))
-    texts = np.argmax(documents >= 0, axis=1)  # where the text of each row begins
+    begin = np.argmax(documents >= 0, axis=1)  # the text of each row
     edges = another.copy()
     edges[:, 1:] |= counted[:, 1:] != counted[:, :-1]
     first = np.flatnonzero(edges)
@@ -87,8 +87,8 @@ def cut_windows(rows: Rows, masks: Masks, seed: int = 0, shares: dict[Split, flo
         stop - row * positions,
         document,
         head,
-        head == texts[row],
-        split_of(first_of_text(np.asarray(rows.tokens), documents)[document], seed, shares),
+        head == begin[row],
+        split_of(texts_of(np.asarray(rows.tokens), documents).ravel()[start], seed, shares),
         at.reshape(n_rows, positions),
     )
 
@@ -101,17 +101,18 @@ def split_of(
     return np.searchsorted(edges, uniform(seed, document), side="right")
 
 
-def first_of_text(
+def texts_of(
     tokens: Integer[np.ndarray, "row position"], documents: Integer[np.ndarray, "row position"]
-) -> Int[np.ndarray, " document"]:
-    """For each number of a document the lowest one that has the same tokens: mostly its own."""
+) -> Integer[np.ndarray, "row position"]:
+    """The first document that has the same text as that of each token: mostly itself; -1: none."""
     own = documents >= 0
     number, text = documents[own], np.ascontiguousarray(tokens[own], np.int64)
-    first, edges = np.arange(number.max(initial=-1) + 1), np.flatnonzero(np.diff(number, prepend=-1, append=-1))
-    known: dict[bytes, int] = {}
+    known, edges = dict[bytes, int](), np.flatnonzero(np.diff(number, prepend=-1, append=-1))
     for start, stop in itertools.pairwise(edges.tolist()):
-        first[number[start]] = known.setdefault(text[start:stop].tobytes(), int(number[start]))
-    return first
+        number[start:stop] = known.setdefault(text[start:stop].tobytes(), int(number[start]))
+    found = documents.copy()
+    found[own] = number
+    return found
 
 
 def documents_of(rows: Rows, masks: Masks) -> Integer[np.ndarray, "row position"]:

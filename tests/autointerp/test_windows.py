@@ -5,7 +5,7 @@ import pytest
 
 from jsaeval.autointerp.draws import hashed, uniform
 from jsaeval.autointerp.evidence import SPLITS, WINDOW
-from jsaeval.autointerp.windows import cut_windows, first_of_text, split_of
+from jsaeval.autointerp.windows import cut_windows, split_of, texts_of
 from jsaeval.corpus.masks import Masks, make_masks
 from jsaeval.corpus.rows import Rows
 
@@ -86,10 +86,11 @@ def test_documents_of_the_same_text_are_in_one_split():
     tokens, documents = (
         np.pad(own, [(0, 0), (1, 0)], constant_values=bos) for own, bos in ((body[0], 1), (body[1], -1))
     )
-    first = first_of_text(tokens, documents)
-    whole = documents.max()  # the last one is cut
-    assert [order[i] for i in first[:whole]] == order[:whole].tolist() and (first <= np.arange(len(first))).all()
-    assert len(np.unique(first[:whole])) == len(np.unique(order[:whole]))
+    first, whole = texts_of(tokens, documents), documents.max()  # the last document is cut
+    assert (first[documents < 0] == -1).all() and (first <= documents).all()
+    kept = (documents >= 0) & (documents < whole)
+    np.testing.assert_array_equal(order[first[kept]], order[documents[kept]])
+    assert len(np.unique(first[kept])) == len(np.unique(order[:whole]))
     rows = Rows("test", tokens.astype(np.int32), documents.astype(np.int32), 0)
     windows = cut_windows(rows, make_masks(rows.tokens, (0, 1, 2), 0))
     texts_in = [{int(order[i]) for i in windows.document[windows.of(split)] if i < whole} for split in SPLITS]
