@@ -127,7 +127,8 @@ def tools(
                 activate = LatentFunction(lm, sae, hook, mesh=mesh, precision=command.precision)
                 n2g = N2G(activate, text, seed=command.seed)
                 about = (look_alike or "", sae.card.sha256, card_of(lm).sha256, hook.name, metadata.version("jsaeval"))
-                settings = (n2g.seed, n2g.most, command.precision, command.dtype)
+                words = "" if tokenizer is None else tokenizer.sha256
+                settings = (n2g.seed, n2g.most, activate.start, words, command.precision, command.dtype)
                 return KeptExplainer(n2g, kept, (*about, *map(str, settings)))
             case "lookup":
                 return Lookup(text)

@@ -6,7 +6,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LMCard:
-    """Facts about an LM besides its weights. A host LM without a `card` attribute has none of them."""
+    """Facts about an LM besides its weights. A host LM without a `card` attribute has none of them.
+
+    `sha256` is of everything that decides its activations: weights and shape.
+    """
 
     name: str = "LM"
     source: str = ""

@@ -1,5 +1,6 @@
 """The shape of a decoder: every architectural switch in one frozen dataclass."""
 
+import hashlib
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -95,6 +96,13 @@ class DecoderConfig:
     attn_logit_cap: float | None = None
     logit_cap: float | None = None
     wide_norms: bool = False
+
+    def sha256(self, weights: str) -> str:
+        """Of the weights, whose SHA-256 is given, and of everything here that is not as usual: the same weights with
+        another base of rotary positions are another LM."""
+        known = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
+        own = [f"{name}={value!r}" for name, value, usual in known if value != usual]
+        return hashlib.sha256("\n".join([weights, *own]).encode()).hexdigest()
 
     @property
     def queries_per_kv(self) -> int:

@@ -104,7 +104,8 @@ def _gguf_tokenizer(path: Path, sha256: str) -> TextTokenizer:
 
 def _read_folder(path: Path) -> _Read:
     config, raw = read_hf_config(path)
-    tensors, sha256 = open_folder(path)
+    tensors, weights = open_folder(path)
+    sha256 = config.sha256(weights)
     arrays = stack(config, canonical(tensors, config))
     if (path / "tokenizer.json").is_file():
         tokenizer = _folder_tokenizer(path)

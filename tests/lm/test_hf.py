@@ -35,7 +35,11 @@ def test_a_folder_loads(tmp_path):
     same(lm, make_lm(CONFIG, random_tensors()))
     assert (lm.card.bos, lm.card.eos, lm.card.pad, lm.card.context) == (1, 2, 0, 64)
     assert lm.card.special_ids == (0, 1, 2)
-    assert len(lm.card.sha256) == 64
+    assert len(lm.card.sha256) == 64 and load_lm(write_hf_folder(tmp_path / "same")).card.sha256 == lm.card.sha256
+    # The same weights with another shape are another LM: whatever is kept of one is not used for the other.
+    other = load_lm(write_hf_folder(tmp_path / "other", config=HF_CONFIG | {"rope_theta": 500.0}))
+    np.testing.assert_array_equal(other.embedding, lm.embedding)
+    assert other.card.sha256 != lm.card.sha256
     assert load_lm(folder, jnp.bfloat16).embedding.dtype == jnp.bfloat16
 
 
