@@ -18,8 +18,9 @@ from jsaeval.autointerp.sampling import Sizes, evidence
 from jsaeval.autointerp.scores import Scored, score
 from jsaeval.autointerp.summary import summarise
 from jsaeval.corpus.masks import Masks
-from jsaeval.corpus.rows import Rows
+from jsaeval.corpus.rows import Rows, with_documents
 from jsaeval.hooks import Hook
+from jsaeval.lm.card import card_of
 from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import make_mesh
 from jsaeval.run.calibration import Progress
@@ -124,7 +125,7 @@ def explain(
         lm: the language model.
         saes: SAEs that read this hook.
         hook: the hook.
-        rows: text, in which latents are looked at.
+        rows: text, in which latents are looked at. In bare token arrays special tokens and rows end documents.
         masks: `metric` says which tokens count.
         explainer: makes the explainer of a dictionary: an SAE, or its look-alike of the name given.
         simulator: predicts activations from explanations.
@@ -140,6 +141,7 @@ def explain(
         InputError: a latent that does not exist was asked for, or the LM gives NaN or Inf.
     """
     mesh = make_mesh() if mesh is None else mesh
+    rows = with_documents(rows, masks, card_of(lm).special_ids)
     sample = leading_sample(lm, hook, rows, masks, mesh=mesh, precision=asked.precision)
     entries: list[tuple[int, str | None, SAE]] = []
     for i, sae in enumerate(scaled(saes, sample)):

@@ -37,7 +37,7 @@ class Example:
         tokens: its tokens; all of them count.
         activations: of the latent at each of them, in the context of the whole row.
         focus: index in `tokens` of the activation that it was chosen for; of the largest one otherwise.
-        begins: whether `before` and `tokens` begin the row, right behind BOS; if not, the LM sees other text before.
+        begins: whether `before` and `tokens` are all that the LM sees so far, but for BOS.
     """
 
     kind: Kind

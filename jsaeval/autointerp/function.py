@@ -20,7 +20,7 @@ from jsaeval.run.placed import Dictionaries, Model
 from jsaeval.sae.module import SAE
 
 
-# Activations of latents at the last tokens of texts, which come without BOS.
+# Activations of latents at the last tokens of texts, which need not have BOS.
 Activate = Callable[[Sequence[TokenIds], Sequence[int]], Float[np.ndarray, " text"]]
 
 
@@ -80,13 +80,14 @@ class LatentFunction:
         """Activations at the last tokens, in the unit of the latents.
 
         Args:
-            texts: token ids of each, without BOS, which is put before them.
+            texts: token ids of each; BOS is put before those that do not begin with it.
             latents: index of the latent that is wanted of each.
 
         Raises:
             InputError: an index is not one of the SAE's, or the LM gives NaN or Inf.
         """
-        return self.exactly([np.concatenate([[self.start], text]).astype(np.int32) for text in texts], latents)
+        whole = [text if len(text) and text[0] == self.start else [self.start, *text] for text in texts]
+        return self.exactly([np.asarray(text, np.int32) for text in whole], latents)
 
     def exactly(self, texts: Sequence[TokenIds], latents: Sequence[int]) -> Float[np.ndarray, " text"]:
         """The same for texts that are whole as they are, none of them empty."""

@@ -28,7 +28,8 @@ class Windows:
         stop: position after its last token.
         document: number of its document.
         first: position in the row at which its stretch of the document begins.
-        begins: whether the row's text begins there, right behind BOS: nothing else is in the LM's context.
+        begins: whether it is all that the LM sees: nothing stands before it but BOS at position 0, which belongs to no
+            document (or to the first one, where it counts).
         split: index in `SPLITS` of the split of its document.
         at: the window of each token; -1: none.
     """
@@ -64,6 +65,7 @@ def cut_windows(rows: Rows, masks: Masks, seed: int = 0, shares: dict[Split, flo
     another[:, 1:] = documents[:, 1:] != documents[:, :-1]
     heads = np.maximum.accumulate(np.where(another.ravel(), np.arange(documents.size), 0))
     begin = np.argmax(documents >= 0, axis=1)  # the text of each row
+    bos = ~np.asarray(masks.metric)[:, 0] if rows.documents is None else np.asarray(rows.documents)[:, 0] < 0
     edges = another.copy()
     edges[:, 1:] |= counted[:, 1:] != counted[:, :-1]
     first = np.flatnonzero(edges)
@@ -87,7 +89,7 @@ def cut_windows(rows: Rows, masks: Masks, seed: int = 0, shares: dict[Split, flo
         stop - row * positions,
         document,
         head,
-        head == begin[row],
+        (head == begin[row]) & (head <= 1) & bos[row],
         split_of(texts_of(np.asarray(rows.tokens), documents).ravel()[start], seed, shares),
         at.reshape(n_rows, positions),
     )

@@ -4,6 +4,7 @@ A row is BOS, then text until it is full. Documents follow each other with a bla
 fit goes on in the next row, so no text is lost. There are no special tokens inside a row.
 """
 
+import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from jaxtyping import Integer
 
 from jsaeval.cache import atomic, cache_dir
 from jsaeval.corpus.documents import Documents, open_corpus
+from jsaeval.corpus.masks import Masks
 from jsaeval.errors import InputError
 from jsaeval.lm.tokenizer import TextTokenizer
 
@@ -98,6 +100,27 @@ def token_rows(path: Path, rows: int | None = None, pad: int | None = None) -> R
     if not tokens.size:
         raise InputError(f"tokens {path}: shape {tokens.shape} holds no tokens")
     return Rows(str(path), tokens, None, pad)
+
+
+def with_documents(rows: Rows, masks: Masks, special_ids: tuple[int, ...]) -> Rows:
+    """Bare token arrays with documents: a special token ends one, and so does the row. Others come back as they are.
+
+    Args:
+        rows: the rows.
+        masks: `valid` says what is padding on the right.
+        special_ids: BOS, EOS and PAD. What stands before the first other token of a row belongs to no document; but
+            where it counts (`masks.metric`), all of it behind position 0 belongs to the first.
+    """
+    if rows.documents is not None:
+        return rows
+    special = np.isin(rows.tokens, special_ids)
+    leading = np.logical_and.accumulate(special, axis=1)
+    begins = np.ones(special.shape, bool)
+    begins[:, 1:] = (special & ~leading)[:, :-1]
+    numbers = (np.cumsum(begins) - 1).reshape(begins.shape).astype(np.int32)
+    first = np.arange(special.shape[1]) == 0
+    nothing = ~np.asarray(masks.valid) | leading & (first | ~np.asarray(masks.metric))
+    return dataclasses.replace(rows, documents=np.where(nothing, np.int32(-1), numbers))
 
 
 def check_tokens(rows: Rows, vocab: int, context: int) -> None:

@@ -20,10 +20,11 @@ from jsaeval.autointerp.look_alikes import Sample, leading_sample, look_alikes, 
 from jsaeval.autointerp.sampling import LEAST
 from jsaeval.autointerp.sparse import OfLatent, SparseLatents
 from jsaeval.corpus.masks import Masks
-from jsaeval.corpus.rows import Rows
+from jsaeval.corpus.rows import Rows, with_documents
 from jsaeval.errors import InputError
 from jsaeval.forward.logit_effects import logit_effects, reaches_logits
 from jsaeval.hooks import Hook
+from jsaeval.lm.card import card_of
 from jsaeval.lm.protocol import HostLM
 from jsaeval.mesh import make_mesh
 from jsaeval.rating.contexts import Contexts
@@ -131,7 +132,7 @@ def prepare(
         progress=progress,
         stop=stop,
     )
-    contexts = Contexts.of(rows, masks, token_text, asked.seed)
+    contexts = Contexts.of(with_documents(rows, masks, card_of(lm).special_ids), masks, token_text, asked.seed)
     items: dict[str, Item] = {}
     identities: dict[str, Identity] = {}
     notes: list[str] = []

@@ -48,6 +48,7 @@ def test_padding_and_devices_change_nothing(kind, mesh, lm, texts):
     assert 5 < (expected > 0).sum() < 30
     np.testing.assert_allclose(function(*texts), expected, atol=1e-5 * expected.max())
     np.testing.assert_allclose(function.exactly(begun, texts[1]), expected, atol=1e-5 * expected.max())
+    np.testing.assert_array_equal(function(begun, texts[1]), function(*texts))  # BOS does not come twice
     assert function([], []).shape == (0,)
 
 

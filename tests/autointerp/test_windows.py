@@ -7,7 +7,7 @@ from jsaeval.autointerp.draws import hashed, uniform
 from jsaeval.autointerp.evidence import SPLITS, WINDOW
 from jsaeval.autointerp.windows import cut_windows, split_of, texts_of
 from jsaeval.corpus.masks import Masks, make_masks
-from jsaeval.corpus.rows import Rows
+from jsaeval.corpus.rows import Rows, with_documents
 
 
 def corpus(n_rows=60, context=90, seed=0, longest=120):
@@ -108,7 +108,7 @@ def test_text_begins_behind_bos():
     metric[1, 1:4] = False  # where nothing of the beginning counts, the rest is no beginning, either
     windows = cut_windows(rows, Masks(metric, metric, metric))
     assert windows.document.tolist() == [4, 5, 6, 6, 6, 7]
-    assert windows.begins.tolist() == [True, False, False, True, False, True]
+    assert windows.begins.tolist() == [True, False, False, True, False, False]  # the last is padded on the left
     # Several windows of one stretch begin alike; where nothing is known of documents, every row is one.
     rows, masks = corpus()
     windows = cut_windows(rows, masks)
@@ -116,6 +116,39 @@ def test_text_begins_behind_bos():
     assert sorted(heads[:, 0].tolist()) == list(range(len(rows.tokens))) and (~windows.begins).any()
     windows = cut_windows(Rows("test", rows.tokens, None, 0), masks)
     assert windows.begins.all() and (windows.first == 1).all()  # BOS is no text
+
+
+BOS, EOS, PAD = 1, 2, 0
+# Rows of bare tokens: what they are, the ids, documents, and which windows begin behind BOS alone.
+KINDS_OF_ROWS = {
+    "BOS": ([1, 5, 6, 7, 8], [-1, 0, 0, 0, 0], [True]),
+    "no BOS": ([5, 6, 7, 8, 9], [0, 0, 0, 0, 0], [False]),
+    "EOS inside": ([1, 5, 2, 7, 8], [-1, 0, 0, 1, 1], [True, False]),
+    "EOS and BOS inside": ([1, 5, 2, 1, 8], [-1, 0, 0, 1, 2], [True, False]),
+    "padded on the right": ([1, 5, 6, 0, 0], [-1, 0, 0, -1, -1], [True]),
+    "padded on the left": ([0, 0, 1, 5, 6], [-1, -1, -1, 0, 0], [False]),
+    "padding alone": ([0, 0, 0, 0, 0], [-1, -1, -1, -1, -1], []),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_ROWS)
+def test_documents_of_bare_tokens(kind):
+    ids, expected, begins = KINDS_OF_ROWS[kind]
+    tokens = np.array([ids, [1, 5, 6, 7, 8]], np.int32)
+    bare, masks = Rows("bare", tokens, None, PAD), make_masks(tokens, (PAD, BOS, EOS), PAD)
+    rows = with_documents(bare, masks, (PAD, BOS, EOS))
+    assert rows.documents[0].tolist() == expected
+    bos, *text = rows.documents[1].tolist()
+    assert bos == -1 and len(set(text)) == 1 and text[0] > max(expected)
+    windows = cut_windows(rows, masks)
+    assert windows.begins[windows.row == 0].tolist() == begins and windows.begins[-1]
+    assert with_documents(rows, masks, ()) is rows
+    # Where special tokens count, too, every counted token is in a window.
+    masks = make_masks(tokens, (PAD, BOS, EOS), PAD, "all")
+    rows = with_documents(bare, masks, (PAD, BOS, EOS))
+    windows = cut_windows(rows, masks)
+    np.testing.assert_array_equal(windows.at >= 0, masks.metric)
+    assert windows.begins[-1] and (windows.first[-1], windows.start[-1]) == (0, 0)
 
 
 def test_hashes_are_spread():
