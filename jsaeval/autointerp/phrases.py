@@ -7,7 +7,7 @@ from jsaeval.corpus.visible import visible_alone
 
 
 LONGEST = 300  # characters of a text
-_WORDS_FIRST = 12
+_WORDS_FIRST, _LONGER_FIRST = 12, 3
 
 
 def quoted(text: str) -> str:
@@ -29,17 +29,20 @@ def describe(patterns: Sequence[Pattern], token: Callable[[int], str]) -> str:
     """Patterns in words, those with the largest part in the activations first.
 
     Single tokens come in one list, forms of one word together: `fires on "␣oil" (3 forms), "␣crude"; on "␣Street" after
-    "␣Wall"; on * after "www"*` (any token, two after "www").
+    "␣Wall"; on * after "www"*` (any token, two after "www"). Longer patterns are made from few examples; up to
+    three of those that have several stand before the tokens, of which there are many.
     """
     first = sorted(patterns, key=lambda own: (-own.value * own.examples, -own.value))
     single = [own for own in first if own.literals == 1 and own.tokens[-1] is not None and not own.at_start]
+    first.sort(key=lambda own: -own.examples)
     words = _words([token(index) for own in single for index in own.tokens[-1:] if index is not None])
     names = [quoted(own[0]) + (f" ({len(own)} forms)" if len(own) > 1 else "") for own in words[:_WORDS_FIRST]]
     longer = [_phrase(own, token) for own in first if own not in single]
+    ahead = min(_LONGER_FIRST, sum(own.examples > 1 for own in first if own not in single))
     left = sum(map(len, words[_WORDS_FIRST:]))
     more = f" and {left} other token{'s' if left > 1 else ''}" if left else ""
     tokens = f"on {', '.join(names)}{more}"
-    return joined("fires ", [tokens, *longer] if names else longer)
+    return joined("fires ", [*longer[:ahead], *([tokens] if names else []), *longer[ahead:]])
 
 
 def _words(tokens: Sequence[str]) -> list[list[str]]:

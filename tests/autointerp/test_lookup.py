@@ -71,10 +71,12 @@ def test_patterns_in_words():
         Pattern((None, 7), 1.0, at_start=True),
         Pattern((7,), 0.5, at_start=True),
     ]
-    expected = 'fires on "␣oil", "␣York"; on "␣price" after "␣New␣York"*; on * after "␣oil"; '
+    expected = 'fires on "␣price" after "␣New␣York"*; on * after "␣oil"; on "␣oil", "␣York"; '
     expected += 'on "a" after *, these first in a text; on "a" first in a text'
     assert describe(made, NAMES.__getitem__) == expected
     assert len(describe([Pattern((i % 7 + 1, 4), 1.0) for i in range(99)], NAMES.__getitem__)) <= LONGEST
+    often = [Pattern((i, 4), 9.0, examples=2) for i in range(1, 8)]
+    assert describe([*often, made[0]], NAMES.__getitem__).split("; ")[3].startswith('on "␣York"')
     many = describe([Pattern((i,), 1.0) for i in range(20)], lambda i: f" {i}")
     assert many.endswith('"␣11" and 8 other tokens')
 
