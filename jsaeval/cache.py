@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,6 +104,11 @@ def keep_programs(limit_bytes: int = 2**30) -> None:
 
 def _text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+# What reading a `.npz` or `.json` file raises that was harmed from outside: anything may stand in it.
+HARMED = (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, RuntimeError)
+HARMED += (zipfile.BadZipFile, zlib.error)  # NotImplementedError and RecursionError are RuntimeErrors
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 from jsaeval.autointerp.evidence import Evidence
 from jsaeval.autointerp.explanation import Explainer, Explanation
 from jsaeval.autointerp.trie import Pattern, TrieRule
-from jsaeval.cache import atomic
+from jsaeval.cache import HARMED, atomic
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,6 @@ def _read(path: Path) -> Explanation | None:
         )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except HARMED:
         path.unlink(missing_ok=True)
         return None

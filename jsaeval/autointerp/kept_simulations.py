@@ -1,7 +1,6 @@
 """Simulations by a host LM on disk, as they are made: a run that was stopped makes none of them again."""
 
 import itertools
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from jsaeval.autointerp.evidence import Evidence, Split
 from jsaeval.autointerp.explanation import LEVELS, Explanation, Simulation, Simulator
 from jsaeval.autointerp.kept import digest_of
-from jsaeval.cache import atomic
+from jsaeval.cache import HARMED, atomic
 
 
 _SPLITS: tuple[Split, ...] = ("calibrate", "score")
@@ -79,7 +78,7 @@ def _read(path: Path, evidence: Evidence) -> Simulation | None:
                     into[split] = np.split(array, ends)[:-1]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
+    except HARMED:
         path.unlink(missing_ok=True)
         return None
     return Simulation(values, levels, None if np.isnan(mass) else mass, highest=highest)

@@ -4,7 +4,6 @@ part that is done. The oldest files go when the folder outgrows its limit."""
 import dataclasses
 import hashlib
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import jax
 import numpy as np
 
 from jsaeval.autointerp.sparse import Entries, SparseLatents
-from jsaeval.cache import atomic
+from jsaeval.cache import HARMED, atomic
 from jsaeval.errors import InputError
 from jsaeval.mesh import on_host
 from jsaeval.sae.module import SAE
@@ -22,7 +21,6 @@ from jsaeval.sae.module import SAE
 
 LIMIT_BYTES = 4 * 2**30
 _TABLE = [field.name for field in dataclasses.fields(SparseLatents)]
-_HARMED = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
 
 
 def encoder_sha256(sae: SAE) -> str:
@@ -115,7 +113,7 @@ def _read(path: Path, names: Sequence[str]) -> list[np.ndarray] | None:
             found = [file[name] for name in names]
     except FileNotFoundError:
         return None
-    except _HARMED:
+    except HARMED:
         path.unlink(missing_ok=True)
         return None
     path.touch()

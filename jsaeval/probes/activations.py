@@ -7,7 +7,6 @@ is not computed again. Texts are sorted by length: little of a batch is padding,
 
 import hashlib
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from jsaeval.cache import atomic
+from jsaeval.cache import HARMED, atomic
 from jsaeval.corpus.texts import TokenIds
 from jsaeval.errors import InputError
 from jsaeval.forward.splice import at_hook, prefix
@@ -67,7 +66,7 @@ class ActivationStore:
                 rows = np.load(values, mmap_mode="r")
                 if len(rows) != ends[-1]:
                     raise ValueError("cut short")
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # harmed from outside
+            except HARMED:
                 path.unlink(missing_ok=True)
                 continue
             values.touch()

@@ -3,13 +3,12 @@
 import dataclasses
 import hashlib
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jsaeval.cache import atomic
+from jsaeval.cache import HARMED, atomic
 from jsaeval.probes.fit import Probe
 from jsaeval.probes.task import Fitted, TaskResult, Top
 from jsaeval.run.folder import PROBES
@@ -39,7 +38,7 @@ def load(path: Path) -> TaskResult | None:
             about, labels, logits = json.loads(str(file["about"])), file["labels"], file["logits"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except HARMED:
         path.unlink(missing_ok=True)
         return None
     fitted = []

@@ -91,7 +91,7 @@ def test_other_tokens(change, simulator, tmp_path):
     assert len(counting.asked) == 2
 
 
-@pytest.mark.parametrize("harm", ["empty", "cut", "other"])
+@pytest.mark.parametrize("harm", ["empty", "cut", "other", "compression"])
 def test_what_was_harmed_is_simulated_again(harm, simulator, tmp_path):
     kept = KeptSimulator(counting := Counting(simulator), tmp_path, ())
     (plain,) = kept.simulate([(WHAT, some())])
@@ -99,6 +99,9 @@ def test_what_was_harmed_is_simulated_again(harm, simulator, tmp_path):
     whole = path.read_bytes()
     if harm == "other":
         np.savez(path, mass=0.0, highest=10, values_score=np.zeros(3))
+    elif harm == "compression":
+        at = whole.index(b"PK\x01\x02") + 10  # the method of the first member, in the directory at the end
+        path.write_bytes(whole[:at] + b"\x01" + whole[at + 1 :])
     else:
         path.write_bytes(whole[: len(whole) // 2] if harm == "cut" else b"")
     for _ in range(2):
