@@ -296,6 +296,16 @@ def test_parameters_are_adapted(fake, connect):
     assert fake.requests[-1][1]["max_completion_tokens"] == 10
 
 
+@pytest.mark.parametrize("key", ["o", "none", "lm-studio"])
+def test_a_word_in_place_of_a_key_stays_in_answers(fake, connect, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    fake.usual = lambda body: "none of the dogs of lm-studio"
+    fake.answer = lambda path, body, n: error(400, "no temperature other than 1") if "temperature" in body else None
+    server = connect(fake)
+    assert [answered_text(own) for own in server.answers(calls(3))] == ["none of the dogs of lm-studio"] * 3
+    assert not server.failures and set(fake.keys) == {f"Bearer {key}"}
+
+
 def test_the_key_is_nowhere_but_in_the_header(fake, connect, tmp_path, caplog, capfd):
     fake.usual = lambda body: f"your key is {SECRET}"
     fake.answer = nth(error(500, f"key {SECRET}"))
