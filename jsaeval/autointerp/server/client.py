@@ -37,7 +37,7 @@ class Server:
         backoff: seconds before the second attempt; they double, with a random factor in [0.5, 1.5). What a server
             says in Retry-After goes before.
         folder: where answers are kept; None: in the cache folder.
-        progress: called with "calls", how many more are done, and how many were asked for so far.
+        progress: called with "calls", how many more were made, and 0: how many there will be is not known.
         failures: calls that came to nothing, and answers of no use, by kind.
         answered, found: calls that were answered now, and whose answers were there when they were first asked for.
 
@@ -53,7 +53,7 @@ class Server:
     attempts: int = 6
     backoff: float = 1.0
     folder: Path | None = None
-    progress: Progress | None = None
+    progress: Progress = lambda stage, done, total: None
     failures: Counter[str] = field(default_factory=Counter)
     answered: int = 0
     found: int = 0
@@ -66,7 +66,7 @@ class Server:
         self._kept = KeptAnswers(self.folder or cache_dir("answers"))
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._in_a_row, self._seconds, self._tokens = 0, 0.0, 0
-        self._total, self._seen = 0, set[str]()
+        self._seen = set[str]()
 
     def answers(self, calls: Sequence[Call]) -> list[Answer | CallError]:
         """Answers in the order of the calls, or why there is none; equal calls are made once.
@@ -89,8 +89,6 @@ class Server:
                     self._measure(answer)
         self.found += len(found.keys() - self._seen)
         self._seen |= {*found, *left}
-        self._total += len(found) + len(left)
-        self._tell(len(found))
         try:
             found |= self._ask(left)
         finally:
@@ -142,22 +140,18 @@ class Server:
     def _key(self, call: Call) -> str:
         return call.key(self.base_url, self.name)
 
-    def _tell(self, more: int) -> None:
-        if self.progress is not None:
-            self.progress("calls", more, self._total)
-
     def _ask(self, left: dict[str, Call]) -> dict[str, Answer | CallError]:
         todo, found = list(left.items()), {}
         alone = 0 if self.answered else 1
         for key, call in todo[:alone]:
             found[key] = self._made(key, call)
-            self._tell(1)
+            self.progress("calls", 1, 0)
         with ThreadPoolExecutor(self.concurrency) as pool:
             futures = {pool.submit(self._made, key, call): key for key, call in todo[alone:]}
             try:
                 for future in as_completed(futures):
                     found[futures[future]] = future.result()
-                    self._tell(1)
+                    self.progress("calls", 1, 0)
             except BaseException:
                 self._stop.set()
                 pool.shutdown(cancel_futures=True)

@@ -321,6 +321,15 @@ def test_the_key_is_nowhere_but_in_the_header(fake, connect, tmp_path, caplog, c
         assert SECRET not in text
 
 
+def test_progress_counts_the_calls_that_are_made(fake, connect):
+    steps = []
+    connect(fake).answers(calls(2))
+    server = connect(fake, progress=lambda *step: steps.append(step))
+    for n in (2, 5, 9):
+        server.answers(calls(n))
+    assert steps == [("calls", 1, 0)] * 7
+
+
 CHILD = """
 import sys
 from pathlib import Path
