@@ -106,7 +106,7 @@ def tools(
         mesh: devices.
         kept: folder for explanations and simulations that are done.
         progress: told of calls to a server, and of prompts.
-        stop: called between prompts; it may raise.
+        stop: called between prompts and calls; it may raise.
 
     Raises:
         InputError: flags that do not go together, no tokenizer where one is needed, or a server that cannot be asked.
@@ -119,7 +119,7 @@ def tools(
         raise InputError(f"{asked}: reads words, but {card_of(lm).name} came without a tokenizer.json")
     text = token_texts(tokenizer)
     texts = None if command.explanations is None else FileExplainer(Path(command.explanations))
-    server = _server(command, progress)
+    server = _server(command, progress, stop)
 
     def explainer(sae: SAE, look_alike: str | None) -> Explainer | None:
         match command.explainer:
@@ -167,11 +167,11 @@ class Promoted(Mapping[int, tuple[list[str], list[str]]]):
         return self.sae.d_sae if reaches_logits(self.hook) else 0
 
 
-def _server(command: "Explain", progress: Progress) -> Server | None:
+def _server(command: "Explain", progress: Progress, stop: Callable[[], None]) -> Server | None:
     if command.base_url is None:
         return None
     budget = Budget(calls=command.max_calls, tokens=command.max_tokens)
-    return Server(command.base_url, command.model, budget, command.concurrency, progress=progress)
+    return Server(command.base_url, command.model, budget, command.concurrency, progress=progress, stop=stop)
 
 
 def _simulator(
