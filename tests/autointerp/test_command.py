@@ -4,6 +4,7 @@ import io
 import json
 import re
 import socket
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -200,6 +201,28 @@ def test_a_server_explains_and_simulates(asking, here, capsys):
     assert len(written) > calls
     for text in (*written, *(own.encode() for own in (*said, *told))):
         assert SECRET.encode() not in text and b"\x1b[2J" not in text
+
+
+@pytest.mark.parametrize("explainer", ["llm", "file", "lookup"])
+def test_what_is_said_before_the_first_call_is_true(asking, here, capsys, explainer):
+    texts = here / "texts.csv"
+    texts.write_text("latent,text\n387,days of the week\n429,names\n")
+
+    def usual(body):
+        content = body["messages"][-1]["content"]
+        return answered(body) if "response_format" in body else f"words of kind {zlib.crc32(content.encode())}"
+
+    with running(models=("small",), usual=usual) as fake:
+        flags = [*ASKING, "--floor-latents", "1", "--explainer", explainer, "--base-url", fake.url]
+        flags += ["--explanations", str(texts)] if explainer == "file" else []
+        assert main([*flags, "--yes", "--out", str(here / "out")]) == 0
+        calls, told = len(fake.requests), capsys.readouterr().err
+        assert f"small: {calls:,} calls to make (0 answers are kept; " in told
+        assert main([*flags, "--out", str(here / "again")]) == 0  # nobody is there to ask
+        assert f"small: no calls to make ({calls:,} answers are kept)" in capsys.readouterr().err.splitlines()
+        assert len(fake.requests) == calls
+    first, second = (report_in(here / name)["explanations"]["saes"] for name in ("out", "again"))
+    assert first == second
 
 
 def test_a_mistyped_address_or_model_can_be_put_right(asking, here, capsys):

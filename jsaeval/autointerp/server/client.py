@@ -101,10 +101,14 @@ class Server:
 
     def has(self, call: Call) -> bool:
         """Whether its answer is kept; if so, its time counts for `pace`."""
-        if (answer := self._kept.get(self._key(call), call)) is None:
+        if (answer := self.kept(call)) is None:
             return False
         self._measure(answer)
         return True
+
+    def kept(self, call: Call) -> Answer | None:
+        """Its answer, if that is kept; nothing is asked or counted."""
+        return self._kept.get(self._key(call), call)
 
     @property
     def name(self) -> str:
