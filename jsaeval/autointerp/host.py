@@ -60,7 +60,7 @@ class HostSimulator:
         subject: of the LM whose latents are explained; default the same.
         mesh: devices; prompts are split over its data axis. Default all.
         precision: of matrix products.
-        progress: called with "simulation", the prompts just done, and all that are to be done.
+        progress: called with "simulation", the prompts just done, and 0: how many there will be is not known.
         stop: called between batches; it may raise.
 
     Raises:
@@ -157,7 +157,7 @@ class HostSimulator:
                 batch, log_p = pending[0], on_host(pending[1])
                 for row, job in enumerate(batch):
                     yield job, np.asarray(log_p[row, : len(job.at)], np.float64)
-                self._progress("simulation", len(batch), len(jobs))
+                self._progress("simulation", len(batch), 0)
                 self._stop()
             pending = dispatched
 

@@ -31,14 +31,20 @@ class KeptExplainer:
     about: tuple[str, ...]
 
     def explain(self, evidence: Sequence[Evidence]) -> list[Explanation]:
-        paths = [self.folder / f"{self._key(own)}.json" for own in evidence]
-        found = [_read(path) for path in paths]
+        found = self.kept(evidence)
         missing = [i for i, own in enumerate(found) if own is None]
         made = self.explainer.explain([evidence[i] for i in missing]) if missing else []
         for i, own in zip(missing, made, strict=True):
             found[i] = own
-            _write(paths[i], own)
+            _write(self._path(evidence[i]), own)
         return [own for own in found if own is not None]
+
+    def kept(self, evidence: Sequence[Evidence]) -> list[Explanation | None]:
+        """Those that are there; None for others."""
+        return [_read(self._path(own)) for own in evidence]
+
+    def _path(self, evidence: Evidence) -> Path:
+        return self.folder / f"{self._key(evidence)}.json"
 
     def _key(self, evidence: Evidence) -> str:
         """Of everything that an explainer may look at; another corpus has other keys."""

@@ -118,7 +118,7 @@ def _measured(command: Explain, names: tuple[str, ...], notes: list[str], folder
                 raise Stopped
 
         def ready(work: Sequence[Work]) -> None:
-            made.confirm(work, command.yes)
+            made.confirm(work, command.seed, command.yes)
             folder.begin()
 
         made = tools(command, lm, hook, mesh, folder.path / EXPLANATIONS.parts, progress, stop)

@@ -20,10 +20,11 @@ from jsaeval.autointerp.lookup import Lookup
 from jsaeval.autointerp.n2g import N2G
 from jsaeval.autointerp.server.calls import Budget
 from jsaeval.autointerp.server.client import Server
-from jsaeval.autointerp.server.estimate import Estimate, confirm, unwritten
+from jsaeval.autointerp.server.estimate import confirm
 from jsaeval.autointerp.server.json_levels import JSONSimulator
 from jsaeval.autointerp.server.llm import LLMExplainer
 from jsaeval.autointerp.server.logprobs import LogprobSimulator
+from jsaeval.autointerp.server.planned import planned
 from jsaeval.cli.sections import tokenizer_of
 from jsaeval.errors import InputError
 from jsaeval.forward.logit_effects import logit_effects, reaches_logits
@@ -64,24 +65,22 @@ class Tools:
     server: Server | None
     latents: str | None
 
-    def confirm(self, work: Sequence[Work], yes: bool) -> None:
+    def confirm(self, work: Sequence[Work], seed: int, yes: bool) -> None:
         """Before the first call to a server: what there will be, and whether somebody wants it.
+
+        Args:
+            work: all of it.
+            seed: of the floors.
+            yes: it was wanted beforehand.
 
         Raises:
             InputError: nobody does.
         """
         if self.server is None:
             return
-        planned = Estimate()
-        for own in work:
-            if isinstance(own.explainer, LLMExplainer):
-                planned += own.explainer.estimate(own.sound)
-            if isinstance(self.simulator, LogprobSimulator | JSONSimulator):
-                # Of an SAE also another latent's explanation and the empty one are simulated.
-                one = self.simulator.estimate(unwritten(own.sound))
-                planned = sum([one] * (1 if own.look_alike else 3), planned)
-        print(f"{self.server.name}: {planned.describe(self.server.budget)}", file=sys.stderr)
-        confirm(planned, yes, input if sys.stdin.isatty() else None)
+        calls = planned(work, self.simulator, seed)
+        print(f"{self.server.name}: {calls.describe(self.server.budget)}", file=sys.stderr)
+        confirm(calls, yes, input if sys.stdin.isatty() else None)
 
     def said(self) -> str | None:
         """What was asked of the server, in a line."""
@@ -106,7 +105,7 @@ def tools(
         mesh: devices.
         kept: folder for explanations and simulations that are done.
         progress: told of calls to a server, and of prompts.
-        stop: called between prompts; it may raise.
+        stop: called between prompts and calls; it may raise.
 
     Raises:
         InputError: flags that do not go together, no tokenizer where one is needed, or a server that cannot be asked.
@@ -119,7 +118,7 @@ def tools(
         raise InputError(f"{asked}: reads words, but {card_of(lm).name} came without a tokenizer.json")
     text = token_texts(tokenizer)
     texts = None if command.explanations is None else FileExplainer(Path(command.explanations))
-    server = _server(command, progress)
+    server = _server(command, progress, stop)
 
     def explainer(sae: SAE, look_alike: str | None) -> Explainer | None:
         match command.explainer:
@@ -168,11 +167,11 @@ class Promoted(Mapping[int, tuple[list[str], list[str]]]):
         return self.sae.d_sae if reaches_logits(self.hook) else 0
 
 
-def _server(command: "Explain", progress: Progress) -> Server | None:
+def _server(command: "Explain", progress: Progress, stop: Callable[[], None]) -> Server | None:
     if command.base_url is None:
         return None
     budget = Budget(calls=command.max_calls, tokens=command.max_tokens)
-    return Server(command.base_url, command.model, budget, command.concurrency, progress=progress)
+    return Server(command.base_url, command.model, budget, command.concurrency, progress=progress, stop=stop)
 
 
 def _simulator(

@@ -1,4 +1,7 @@
-"""Progress on standard error: a bar with tokens per second and time left, or plain lines where there is no terminal."""
+"""Progress on standard error: a bar with tokens per second and time left, or plain lines where there is no terminal.
+
+Of some stages nobody knows beforehand how much there will be: what was done and the pace are all that is said of them.
+"""
 
 import time
 
@@ -12,7 +15,8 @@ _UNITS = {"probes": "tasks", "explanations": "latents", "simulation": "prompts",
 
 
 class Progress:
-    """A context manager; called as `jsaeval.run.engine.measure` calls its `progress`."""
+    """A context manager; called as `jsaeval.run.engine.measure` calls its `progress`, with a total of 0 where none is
+    known."""
 
     def __init__(self, console: Console | None = None, line_every: float = 5.0, quiet: bool = False):
         self._console = console or Console(stderr=True, quiet=quiet)
@@ -20,7 +24,7 @@ class Progress:
         columns = (
             TextColumn("{task.description:12}"),
             BarColumn(),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f} {task.fields[unit]}"),
+            TextColumn("{task.fields[done]}"),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
@@ -41,20 +45,27 @@ class Progress:
 
     def __call__(self, stage: str, tokens: int, total: int) -> None:
         now, unit = time.perf_counter(), _UNITS.get(stage, "tokens")
-        if stage not in self._stages or self._stages[stage][2] >= total:
+        if stage not in self._stages or 0 < total <= self._stages[stage][2]:
             # Time counts from the end of the first batch: the batch before it waited for the compiler.
-            self._stages[stage] = (self._bars.add_task(stage, total=total, rate="", unit=unit), tokens, tokens, now)
-            self._bars.update(self._stages[stage][0], completed=tokens)
+            bar = self._bars.add_task(stage, total=total or None, done="", rate="")
+            self._stages[stage] = bar, tokens, tokens, now
+            self._bars.update(bar, completed=tokens, done=_counted(tokens, total, unit))
         else:
             bar, first, done, since = self._stages[stage]
             done += tokens
             self._stages[stage] = (bar, first, done, since)
             rate = (done - first) / max(1e-9, now - since)
-            self._bars.update(bar, completed=done, rate=f"{_per_second(rate)} {unit}/s")
-            if not self._console.is_terminal and (now - self._last_line > self._line_every or done >= total):
+            counted, pace = _counted(done, total, unit), f"{_per_second(rate)} {unit}/s"
+            self._bars.update(bar, completed=done, done=counted, rate=pace)
+            ends = 0 < total <= done
+            if not self._console.is_terminal and (now - self._last_line > self._line_every or ends):
                 self._last_line = now
-                left = (total - done) / max(rate, 1e-9)
-                self.say(f"{stage}: {done:,} of {total:,} {unit}, {_per_second(rate)} {unit}/s, {left:.0f} s left")
+                left = f", {(total - done) / max(rate, 1e-9):.0f} s left" if total else ""
+                self.say(f"{stage}: {counted}, {pace}{left}")
+
+
+def _counted(done: int, total: int, unit: str) -> str:
+    return f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"
 
 
 def _per_second(rate: float) -> str:

@@ -27,7 +27,7 @@ class SectionFolder:
 
     @classmethod
     def claim(cls, section: Section, out: str | None, identity: dict[str, Any], resume: bool) -> "SectionFolder":
-        """The folder for a call. It is not made yet.
+        """The folder for a call. It is not made yet. One in which nothing was done yet may be claimed with other flags.
 
         Raises:
             InputError: it is no folder, or holds others, or some that did not end and are not to be resumed.
@@ -42,19 +42,22 @@ class SectionFolder:
             raise InputError(f"--out {path}: exists and is not a folder")
         if unfinished(path):
             raise InputError(f"--out {path}: holds a run that did not end; let jsaeval run --resume end it first")
-        if section.parts and (unfinished_parts := path / section.parts).is_dir() and not resume:
+        parts = path / section.parts
+        begun = bool(section.parts) and parts.is_dir() and any(parts.iterdir())
+        if begun and not resume:
             raise InputError(
-                f"--out {path}: holds {what} that did not end; --resume goes on with them, or delete {unfinished_parts}"
+                f"--out {path}: holds {what} that did not end; --resume goes on with them, or delete {parts}"
             )
+        before = read_report(path) if (path / REPORT).exists() else None
         if section.plan and (plan := path / section.plan).exists():
             try:
                 then = tomllib.loads(plan.read_text(encoding="utf-8"))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError):
                 raise InputError(f"--out {path}: {plan.name} in it cannot be read; choose another folder") from None
             now = tomllib.loads(tomli_w.dumps(identity))
-            if then != now:
+            if then != now and (begun or (before is not None and section.keys[-1] in before)):
                 raise InputError(f"--out {path}: holds other {what} ({difference(then, now)}); choose another folder")
-        return cls(section, path, identity, read_report(path) if (path / REPORT).exists() else None)
+        return cls(section, path, identity, before)
 
     def check_same(self, lm: dict[str, Any], saes: Sequence[tuple[str, str]]) -> None:
         """Raises InputError where the folder is that of a run of another LM, or of none of these (SHA-256, hook)."""

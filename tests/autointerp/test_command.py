@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import socket
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -18,7 +20,7 @@ from jsaeval.hooks import parse_hook
 from jsaeval.mesh import make_mesh
 from jsaeval.report.progress import Progress
 from tests.autointerp.server.conftest import SECRET
-from tests.autointerp.server.fake_server import Reply, chat, running
+from tests.autointerp.server.fake_server import Reply, chat, error, running
 from tests.tiny import HOOK, tiny_sae
 
 
@@ -157,6 +159,10 @@ def test_words_have_no_rule_to_follow(here, capsys):
     assert "--simulator rule: follows the rules of n2g and lookup" in capsys.readouterr().err
 
 
+ASKING = [*BASE, "--rows", "8", "--context", "64", "--latents", "387,429", "--floor-latents", "0"]
+ASKING += ["--simulator", "server-json"]
+
+
 def answered(body):
     """By a chat model: levels where they are asked for, else a phrase."""
     content = body["messages"][-1]["content"]
@@ -165,24 +171,19 @@ def answered(body):
     return "words of some length"
 
 
-def test_a_server_explains_and_simulates(here, monkeypatch, capsys):
+@pytest.fixture
+def asking(here, monkeypatch):
+    """A key, answers that are kept for one test, and nobody to ask."""
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr("jsaeval.autointerp.server.client.cache_dir", lambda name: here / name)
     monkeypatch.setattr("sys.stdin", io.StringIO())
+
+
+def test_a_server_explains_and_simulates(asking, here, capsys):
     refused = Reply(200, chat(None, refusal=f"no \ud800\x1b[2J {SECRET}"))
     with running(models=("small",), usual=answered, answer=lambda path, body, n: None if n else refused) as fake:
-        flags = [*BASE, "--rows", "8", "--context", "64", "--latents", "387,429", "--floor-latents", "0"]
-        flags += [
-            "--explainer",
-            "llm",
-            "--simulator",
-            "server-json",
-            "--base-url",
-            fake.url,
-            "--out",
-            str(here / "out"),
-        ]
+        flags = [*ASKING, "--explainer", "llm", "--base-url", fake.url, "--out", str(here / "out")]
         assert main(flags) == 2
         said, asked = capsys.readouterr(), "say --yes to make them"
         assert asked in said.err.splitlines()[-1] and not fake.requests and not (here / "out" / "report.json").exists()
@@ -200,6 +201,51 @@ def test_a_server_explains_and_simulates(here, monkeypatch, capsys):
     assert len(written) > calls
     for text in (*written, *(own.encode() for own in (*said, *told))):
         assert SECRET.encode() not in text and b"\x1b[2J" not in text
+
+
+@pytest.mark.parametrize("explainer", ["llm", "file", "lookup"])
+def test_what_is_said_before_the_first_call_is_true(asking, here, capsys, explainer):
+    texts = here / "texts.csv"
+    texts.write_text("latent,text\n387,days of the week\n429,names\n")
+
+    def usual(body):
+        content = body["messages"][-1]["content"]
+        return answered(body) if "response_format" in body else f"words of kind {zlib.crc32(content.encode())}"
+
+    with running(models=("small",), usual=usual) as fake:
+        flags = [*ASKING, "--floor-latents", "1", "--explainer", explainer, "--base-url", fake.url]
+        flags += ["--explanations", str(texts)] if explainer == "file" else []
+        assert main([*flags, "--yes", "--out", str(here / "out")]) == 0
+        calls, told = len(fake.requests), capsys.readouterr().err
+        assert f"small: {calls:,} calls to make (0 answers are kept; " in told
+        assert main([*flags, "--out", str(here / "again")]) == 0  # nobody is there to ask
+        assert f"small: no calls to make ({calls:,} answers are kept)" in capsys.readouterr().err.splitlines()
+        assert len(fake.requests) == calls
+    first, second = (report_in(here / name)["explanations"]["saes"] for name in ("out", "again"))
+    assert first == second
+
+
+def test_a_mistyped_address_or_model_can_be_put_right(asking, here, capsys):
+    flags = [*ASKING, "--explainer", "lookup", "--yes", "--out", str(here / "out")]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nowhere = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+        assert main([*flags, "--base-url", nowhere, "--model", "small"]) == 2
+    assert "cannot be reached" in capsys.readouterr().err and (here / "out" / "explain.toml").exists()
+
+    def known(path, body, n):
+        if body["model"] != "small":
+            return error(404, "no such model", "model_not_found")
+
+    with running(models=("small",), usual=answered, answer=known) as fake:
+        flags += ["--base-url", fake.url]
+        assert main([*flags, "--model", "smal"]) == 2
+        assert "did you mean 'small'" in capsys.readouterr().err
+        assert main([*flags, "--model", "small"]) == 0
+    plan = (here / "out" / "explain.toml").read_text()
+    assert 'model = "small"' in plan and fake.url in plan
+    assert main([*flags, "--model", "large"]) == 2
+    assert "holds other explanations (model was small, now large)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,8 @@ from jsaeval.run.calibration import Progress
 
 
 _MOST_WAIT = 120.0
+# Seconds of waiting, after which it is asked whether to stop.
+_LOOK = 1.0
 # Calls that come to nothing one after the other, until no more are made.
 _IN_A_ROW = 25
 
@@ -37,7 +39,8 @@ class Server:
         backoff: seconds before the second attempt; they double, with a random factor in [0.5, 1.5). What a server
             says in Retry-After goes before.
         folder: where answers are kept; None: in the cache folder.
-        progress: called with "calls", how many more are done, and how many were asked for so far.
+        progress: called with "calls", how many more were made, and 0: how many there will be is not known.
+        stop: called between calls, by any thread; it may raise. Calls under way are waited for, and their answers kept.
         failures: calls that came to nothing, and answers of no use, by kind.
         answered, found: calls that were answered now, and whose answers were there when they were first asked for.
 
@@ -53,7 +56,8 @@ class Server:
     attempts: int = 6
     backoff: float = 1.0
     folder: Path | None = None
-    progress: Progress | None = None
+    progress: Progress = lambda stage, done, total: None
+    stop: Callable[[], None] = lambda: None
     failures: Counter[str] = field(default_factory=Counter)
     answered: int = 0
     found: int = 0
@@ -64,9 +68,9 @@ class Server:
             raise InputError(f"--concurrency {self.concurrency}: at least 1 was expected")
         self._connection = Connection(self.base_url, self.timeout)
         self._kept = KeptAnswers(self.folder or cache_dir("answers"))
-        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._lock, self._ends = threading.Lock(), threading.Event()
         self._in_a_row, self._seconds, self._tokens = 0, 0.0, 0
-        self._total, self._seen = 0, set[str]()
+        self._seen = set[str]()
 
     def answers(self, calls: Sequence[Call]) -> list[Answer | CallError]:
         """Answers in the order of the calls, or why there is none; equal calls are made once.
@@ -89,8 +93,6 @@ class Server:
                     self._measure(answer)
         self.found += len(found.keys() - self._seen)
         self._seen |= {*found, *left}
-        self._total += len(found) + len(left)
-        self._tell(len(found))
         try:
             found |= self._ask(left)
         finally:
@@ -99,10 +101,14 @@ class Server:
 
     def has(self, call: Call) -> bool:
         """Whether its answer is kept; if so, its time counts for `pace`."""
-        if (answer := self._kept.get(self._key(call), call)) is None:
+        if (answer := self.kept(call)) is None:
             return False
         self._measure(answer)
         return True
+
+    def kept(self, call: Call) -> Answer | None:
+        """Its answer, if that is kept; nothing is asked or counted."""
+        return self._kept.get(self._key(call), call)
 
     @property
     def name(self) -> str:
@@ -142,26 +148,24 @@ class Server:
     def _key(self, call: Call) -> str:
         return call.key(self.base_url, self.name)
 
-    def _tell(self, more: int) -> None:
-        if self.progress is not None:
-            self.progress("calls", more, self._total)
-
     def _ask(self, left: dict[str, Call]) -> dict[str, Answer | CallError]:
         todo, found = list(left.items()), {}
         alone = 0 if self.answered else 1
         for key, call in todo[:alone]:
             found[key] = self._made(key, call)
-            self._tell(1)
+            self.progress("calls", 1, 0)
+            self.stop()
         with ThreadPoolExecutor(self.concurrency) as pool:
             futures = {pool.submit(self._made, key, call): key for key, call in todo[alone:]}
             try:
                 for future in as_completed(futures):
                     found[futures[future]] = future.result()
-                    self._tell(1)
+                    self.progress("calls", 1, 0)
+                    self.stop()
             except BaseException:
-                self._stop.set()
+                self._ends.set()
                 pool.shutdown(cancel_futures=True)
-                self._stop.clear()
+                self._ends.clear()
                 raise
         return found
 
@@ -213,8 +217,11 @@ class Server:
             if again.after > _MOST_WAIT:
                 raise Again(again.kind, f"{again.detail}; it asks to wait {again.after:,.0f} s") from None
             seconds = max(again.after, seconds)
-        if self._stop.wait(seconds):
-            raise Again(again.kind, "stopped") from None
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if self._ends.wait(min(left, _LOOK)):
+                raise Again(again.kind, "stopped") from None
+            self.stop()
 
     def _once(self, call: Call) -> Answer:
         """One attempt, in as many forms as the server objects to."""

@@ -1,7 +1,7 @@
 """One request to an OpenAI-compatible server, through the `openai` package.
 
 The key comes from the environment (`OPENAI_API_KEY`) and goes nowhere but into the header of requests: it is removed
-from whatever a server says before that is shown or kept.
+from whatever a server says before that is shown or kept. (Out of answers only where it is long enough to be a secret.)
 """
 
 import json
@@ -22,6 +22,8 @@ OPENAI = "https://api.openai.com/v1"
 KEY = "OPENAI_API_KEY"
 # Local servers want a header and do not look at it.
 _NO_KEY = "no-key"
+# Shorter ones are no secrets but words that local servers take ("none", "ollama"), which stand in answers, too.
+_SHORTEST_SECRET = 12
 _LONGEST = 200  # characters of what a server says
 
 
@@ -49,10 +51,10 @@ def _key() -> str:
     return key
 
 
-def without_key(text: str) -> str:
-    """A text in which the key does not stand."""
+def without_key(text: str, shortest: int = 1) -> str:
+    """A text in which the key does not stand, if it has at least so many characters."""
     key = _key()
-    return text.replace(key, f"[{KEY}]") if key else text
+    return text.replace(key, f"[{KEY}]") if len(key) >= shortest else text
 
 
 def _told(error: Any) -> str:
@@ -94,7 +96,8 @@ class Connection:
         except openai.APIError as error:
             raise self._judged(error, model, body, objections) from None
         try:
-            return json.loads(without_key(response.http_response.content.decode("utf-8", "replace")))
+            content = response.http_response.content.decode("utf-8", "replace")
+            return json.loads(without_key(content, _SHORTEST_SECRET))
         except (ValueError, RecursionError):
             raise Again("malformed", "the response is not JSON") from None
 
@@ -133,7 +136,7 @@ class Connection:
         trouble = judge(error, _told(error))
         match trouble.kind:
             # llama.cpp's Python server objects with HTTP 500.
-            case "rejected" | "server error" if name := objected(body, trouble.detail, objections):
+            case "rejected" | "server error" if name := objected(body, one_line_of(said(error), _LONGEST), objections):
                 with self._lock:  # several calls at a time may meet with the same objection
                     self._objections[name] = max(self._objections[name], objections.get(name, 0) + 1)
                 return Objection()

@@ -1,9 +1,8 @@
 """What calls will cost, said before the first of them is made."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from jsaeval.autointerp.evidence import Evidence
 from jsaeval.autointerp.explanation import Explanation
 from jsaeval.autointerp.server.calls import Budget, Call
 from jsaeval.autointerp.server.client import Server
@@ -19,7 +18,8 @@ _USUAL = "words that name a place or a direction, most of all where something is
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of calls that are still to be made.
+    """Of calls that are still to be made. Those that have to be repeated come on top: after a failure, or because an
+    answer turns out to be of no use.
 
     Attributes:
         calls: to make, each once.
@@ -27,7 +27,7 @@ class Estimate:
         prompt_tokens: counted with the tokenizer of the LM that is explained; that of the server may differ.
         completion_tokens: at most.
         seconds: with so many calls at a time as the server is given.
-        timed: whether the server's own pace is behind that; if not, `_PACE` is.
+        timed: whether the server's own pace is behind that, which kept answers tell; if not, `_PACE` is.
     """
 
     calls: int = 0
@@ -49,13 +49,15 @@ class Estimate:
 
     def describe(self, budget: Budget | None = None) -> str:
         """In a line; with a budget, also where it will not be enough."""
+        if not self.calls:
+            return f"no calls to make ({self.kept:,} answers are kept)"
         line = (
-            f"{self.calls:,} calls to make ({self.kept:,} answers are kept), about {self.prompt_tokens:,} tokens to "
-            f"read and at most {self.completion_tokens:,} to write"
+            f"{self.calls:,} calls to make ({self.kept:,} answers are kept; calls that have to be repeated come on "
+            f"top), about {self.prompt_tokens:,} tokens to read and at most {self.completion_tokens:,} to write"
         )
         line += f", about {_duration(self.seconds)}"
         if not self.timed:
-            line += f" if a token takes {1000 * _PACE:g} ms (no call to this server was timed yet)"
+            line += f" if a token takes {1000 * _PACE:g} ms (the pace of the server is not known)"
         if budget is not None:
             tokens = self.prompt_tokens + self.completion_tokens
             if budget.calls is not None and self.calls > budget.calls - budget.spent_calls:
@@ -67,22 +69,24 @@ class Estimate:
 
 def estimate(calls: Iterable[Call], server: Server, tokenizer: TextTokenizer) -> Estimate:
     """Of calls to a server; nothing is asked of it (but for the name of its model, where none was given)."""
-    left, kept = {}, set()
-    for call in calls:
+    left, kept, read, write = set[str](), set[str](), 0, 0
+    for call in calls:  # of which there may be more than fit into memory
         key = call.key(server.base_url, server.name)
+        if key in left or key in kept:
+            continue
         if server.has(call):
             kept.add(key)
         else:
-            left[key] = call
-    read = sum(len(ids) for ids in tokenizer.encode([call.text for call in left.values()])) if left else 0
-    write = sum(call.completion for call in left.values())
+            left.add(key)
+            read += len(tokenizer.encode([call.text])[0])
+            write += call.completion
     seconds = (server.pace or _PACE) * (read + write) / max(1, min(server.concurrency, len(left)))
     return Estimate(len(left), len(kept), read, write, seconds, not left or server.pace is not None)
 
 
-def unwritten(evidence: Sequence[Evidence]) -> list[tuple[Explanation, Evidence]]:
-    """Pairs to estimate a simulation by before there are explanations: with texts of a usual length."""
-    return [(Explanation(own.latent, f"{_USUAL} ({own.latent})", "none"), own) for own in evidence]
+def unwritten(latent: int) -> Explanation:
+    """Stands for an explanation that is not there yet: a text of a usual length."""
+    return Explanation(latent, f"{_USUAL} ({latent})", "none")
 
 
 def confirm(planned: Estimate, yes: bool, ask: Callable[[str], str] | None = input) -> None:

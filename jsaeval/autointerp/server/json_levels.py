@@ -5,7 +5,7 @@ more answer is asked for, at a temperature at which it will be another one.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from jsaeval.lm.tokenizer import TextTokenizer
 # Of an answer: `"31": 0,` takes about six tokens.
 _TOKENS_A_LEVEL, _MORE_TOKENS = 8, 32
 _RETRIED = ("malformed", "truncated")
+_SECOND = 1.0  # temperature
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,15 @@ class JSONSimulator:
         return simulations(pairs, self._examples)
 
     def estimate(self, pairs: Sequence[Pair]) -> Estimate:
-        """What `simulate` will ask for, if every answer is of use."""
-        return estimate(self._calls(sound(pairs), temperature=0.0), self.server, self.tokenizer)
+        """What `simulate` will ask for, if every answer that is still to come is of use."""
+        return estimate(self._foreseen(sound(pairs)), self.server, self.tokenizer)
+
+    def _foreseen(self, pairs: Sequence[Pair]) -> Iterator[Call]:
+        """A call for each example, and one more where the answer that is kept is of no use."""
+        for text, tokens in shown_examples(pairs, self.tokenizer):
+            yield (first := json_call(text, tokens))
+            if (answer := self.server.kept(first)) is not None and _is_retried(answer, len(tokens)):
+                yield json_call(text, tokens, _SECOND)
 
     def _calls(self, pairs: Sequence[Pair], temperature: float) -> list[Call]:
         return [json_call(*own, temperature) for own in shown_examples(pairs, self.tokenizer)]
@@ -59,7 +67,7 @@ class JSONSimulator:
         found = read(self.server, self.server.answers(self._calls(pairs, temperature=0.0)), sizes, _simulated)
         again = [i for i, own in enumerate(found) if isinstance(own, CallError) and own.kind in _RETRIED]
         if again:
-            calls = self._calls(pairs, temperature=1.0)
+            calls = self._calls(pairs, _SECOND)
             second = self.server.answers([calls[i] for i in again])
             for i, own in zip(again, read(self.server, second, [sizes[i] for i in again], _simulated), strict=True):
                 found[i] = own
@@ -68,6 +76,14 @@ class JSONSimulator:
 
 def _simulated(answer: Answer, size: int) -> Simulated:
     return Simulated(np.array(parse_levels(answered_text(answer), size), np.float64))
+
+
+def _is_retried(answer: Answer, size: int) -> bool:
+    try:
+        _simulated(answer, size)
+    except CallError as error:
+        return error.kind in _RETRIED
+    return False
 
 
 def json_call(explanation: str, tokens: Sequence[str], temperature: float = 0.0) -> Call:

@@ -8,7 +8,7 @@ The texts of the prompts and their demonstrations are our own.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -70,14 +70,23 @@ class LLMExplainer:
         Raises:
             InputError: what stops all calls; see `Server.answers`.
         """
-        able = [own for own in evidence if own.problem is None and own.of("explain")]
+        able = _able(evidence)
         answers = dict(zip((own.latent for own in able), self.server.answers(self._calls(able)), strict=True))
-        return [self._one(own, answers.get(own.latent)) for own in evidence]
+        return [self._one(own, answers.get(own.latent), self.server.failed) for own in evidence]
+
+    def kept(self, evidence: Sequence[Evidence]) -> list[Explanation | None]:
+        """What `explain` will give without a call; None for others."""
+        able = _able(evidence)
+        answers = {own.latent: self.server.kept(call) for own, call in zip(able, self._calls(able), strict=True)}
+        asked = {latent for latent, answer in answers.items() if answer is None}
+        return [
+            None if own.latent in asked else self._one(own, answers.get(own.latent), lambda kind: None)
+            for own in evidence
+        ]
 
     def estimate(self, evidence: Sequence[Evidence]) -> Estimate:
         """What `explain` will ask for."""
-        able = [own for own in evidence if own.problem is None and own.of("explain")]
-        return estimate(self._calls(able), self.server, self.tokenizer)
+        return estimate(self._calls(_able(evidence)), self.server, self.tokenizer)
 
     def _calls(self, evidence: Sequence[Evidence]) -> list[Call]:
         if self.prompt == "bills":
@@ -88,7 +97,8 @@ class LLMExplainer:
             for own in evidence
         ]
 
-    def _one(self, evidence: Evidence, answer: Answer | CallError | None) -> Explanation:
+    def _one(self, evidence: Evidence, answer: Answer | CallError | None, failed: Callable[[str], None]) -> Explanation:
+        """`failed`: told the kind of an answer that is of no use."""
         name = f"llm {self.prompt} {self.server.name}"
         if answer is None:
             return Explanation(evidence.latent, "", name, error=evidence.problem or "no examples to explain it by")
@@ -98,7 +108,7 @@ class LLMExplainer:
             return Explanation(evidence.latent, self._read(answer), name)
         except CallError as error:
             if error is not answer:
-                self.server.failed(error.kind)
+                failed(error.kind)
             return Explanation(evidence.latent, "", name, error=str(error))
 
     def _read(self, answer: Answer) -> str:
@@ -113,6 +123,11 @@ class LLMExplainer:
         if not text:
             raise CallError("malformed", "the answer is empty")
         return text
+
+
+def _able(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """Of the latents that can be explained."""
+    return [own for own in evidence if own.problem is None and own.of("explain")]
 
 
 def bills_messages(evidence: Evidence, tokenizer: TextTokenizer) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ question mark here, because many tokenizers join a tab with the letters after it
 together; they get a scale that ends at 9, where each level is one token (as Bricken et al. 2023 have it).
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,9 +81,10 @@ class LogprobSimulator:
         """What `simulate` will ask for."""
         if not (able := sound(pairs)):
             return Estimate()
-        usual = Echoing(LISTED[0], 0, _WHOLE)
-        known = self.probe() if self.server.has(probe_call(LISTED[0])) else usual
-        return estimate([probe_call(LISTED[0]), *self._calls(able, known)], self.server, self.tokenizer)
+        probed = any(self.server.has(probe_call(listed)) for listed in LISTED)
+        how = self.probe() if probed else Echoing(LISTED[0], 0, _WHOLE)
+        calls = (logprobs_call(*own, how) for own in shown_examples(able, self.tokenizer))
+        return estimate(itertools.chain([probe_call(how.listed)], calls), self.server, self.tokenizer)
 
     def probe(self) -> Echoing:
         """How the server answers, from one call.
@@ -114,9 +116,6 @@ class LogprobSimulator:
             )
         return Echoing(listed, shift, content["highest"])
 
-    def _calls(self, pairs: Sequence[Pair], how: Echoing) -> list[Call]:
-        return [logprobs_call(*own, how) for own in shown_examples(pairs, self.tokenizer)]
-
     def _examples(self, pairs: Sequence[Pair]) -> list[Simulated | CallError]:
         how = self.probe()
 
@@ -127,7 +126,8 @@ class LogprobSimulator:
             return Simulated(expected_levels(levels), levels, float(mass.mean()), how.highest)
 
         sizes = [len(example.tokens) for _, evidence in pairs for example in examples_of(evidence)]
-        return read(self.server, self.server.answers(self._calls(pairs, how)), sizes, simulated)
+        calls = [logprobs_call(*own, how) for own in shown_examples(pairs, self.tokenizer)]
+        return read(self.server, self.server.answers(calls), sizes, simulated)
 
 
 _ADVICE = "does not return the logprobs of an echoed prompt; vLLM and llama.cpp's Python server do, or use server-json"

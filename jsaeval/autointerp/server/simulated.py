@@ -4,7 +4,7 @@ Failed examples are NaN, and too many of them are an error.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,13 +48,11 @@ def sound(pairs: Sequence[Pair]) -> list[Pair]:
     return [pair for pair in pairs if problem_of(*pair) is None]
 
 
-def shown_examples(pairs: Sequence[Pair], tokenizer: TextTokenizer) -> list[tuple[str, list[str]]]:
+def shown_examples(pairs: Sequence[Pair], tokenizer: TextTokenizer) -> Iterator[tuple[str, list[str]]]:
     """For each example of the pairs: the text of the explanation, and of the tokens."""
-    return [
-        (explanation.text, token_texts(tokenizer, example.tokens))
-        for explanation, evidence in pairs
-        for example in examples_of(evidence)
-    ]
+    for explanation, evidence in pairs:
+        for example in examples_of(evidence):
+            yield explanation.text, token_texts(tokenizer, example.tokens)
 
 
 def read(

@@ -12,10 +12,12 @@ from collections import Counter
 
 import pytest
 
+from jsaeval.autointerp.server import client
 from jsaeval.autointerp.server.calls import Answer, Budget, CallError
 from jsaeval.autointerp.server.chat import answered_text, chat_call
 from jsaeval.autointerp.server.client import Server
 from jsaeval.errors import InputError
+from jsaeval.run.checkpoint import Stopped
 from tests.autointerp.server.conftest import SECRET
 from tests.autointerp.server.fake_server import Fake, Reply, chat, error
 
@@ -296,6 +298,16 @@ def test_parameters_are_adapted(fake, connect):
     assert fake.requests[-1][1]["max_completion_tokens"] == 10
 
 
+@pytest.mark.parametrize("key", ["o", "none", "lm-studio"])
+def test_a_word_in_place_of_a_key_stays_in_answers(fake, connect, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    fake.usual = lambda body: "none of the dogs of lm-studio"
+    fake.answer = lambda path, body, n: error(400, "no temperature other than 1") if "temperature" in body else None
+    server = connect(fake)
+    assert [answered_text(own) for own in server.answers(calls(3))] == ["none of the dogs of lm-studio"] * 3
+    assert not server.failures and set(fake.keys) == {f"Bearer {key}"}
+
+
 def test_the_key_is_nowhere_but_in_the_header(fake, connect, tmp_path, caplog, capfd):
     fake.usual = lambda body: f"your key is {SECRET}"
     fake.answer = nth(error(500, f"key {SECRET}"))
@@ -309,6 +321,60 @@ def test_the_key_is_nowhere_but_in_the_header(fake, connect, tmp_path, caplog, c
     assert "your key is" in written
     for text in (written, caplog.text, repr(server), server.summary(), repr(answers), *map(str, capfd.readouterr())):
         assert SECRET not in text
+
+
+def test_progress_counts_the_calls_that_are_made(fake, connect):
+    steps = []
+    connect(fake).answers(calls(2))
+    server = connect(fake, progress=lambda *step: steps.append(step))
+    for n in (2, 5, 9):
+        server.answers(calls(n))
+    assert steps == [("calls", 1, 0)] * 7
+
+
+def test_stopped_between_calls_and_nothing_is_lost(fake, connect):
+    wanted, three = threading.Event(), threading.Barrier(3)
+
+    def answer(path, body, n):
+        if 1 <= n <= 3:  # three are under way when it is to stop
+            three.wait(30)
+            wanted.set()
+
+    def stop():
+        if wanted.is_set():
+            raise Stopped
+
+    fake.answer = answer
+    server = connect(fake, concurrency=3, stop=stop)
+    with pytest.raises(Stopped):
+        server.answers(calls(100))
+    asked = len(fake.requests)
+    assert 4 <= asked < 50 and server.answered == asked
+    assert sum(connect(fake).has(call) for call in calls(100)) == asked
+    again = connect(fake)
+    assert len(again.answers(calls(100))) == 100
+    assert (again.found, len(fake.requests)) == (asked, 100)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_stopped_while_it_waits(fake, connect, monkeypatch, alone):
+    monkeypatch.setattr(client, "_LOOK", 0.05)
+    wanted = threading.Event()
+
+    def answer(path, body, n):
+        if n or alone:
+            wanted.set()
+            return error(429, "slow down", retry_after="100")
+
+    def stop():
+        if wanted.is_set():
+            raise Stopped
+
+    fake.answer = answer
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        connect(fake, stop=stop).answers(calls(4))
+    assert time.monotonic() - began < 20
 
 
 CHILD = """

@@ -160,10 +160,12 @@ def test_estimates_are_said_and_agreed_to():
     planned = Estimate(10, 2, 1000, 50, 6.0) + Estimate(1, 0, 100, 5, 1.0)
     assert planned == Estimate(11, 2, 1100, 55, 7.0)
     assert planned.describe() == (
-        "11 calls to make (2 answers are kept), about 1,100 tokens to read and at most 55 to write, about 7 s"
+        "11 calls to make (2 answers are kept; calls that have to be repeated come on top), about 1,100 tokens to read "
+        "and at most 55 to write, about 7 s"
     )
     untimed = planned + Estimate(1, seconds=180.0, timed=False)
-    assert ", about 3 min if a token takes 5 ms (no call" in untimed.describe()
+    assert untimed.describe().endswith(", about 3 min if a token takes 5 ms (the pace of the server is not known)")
+    assert Estimate(kept=1386, timed=False).describe(Budget(calls=0)) == "no calls to make (1,386 answers are kept)"
     assert planned.describe(Budget(calls=10, tokens=1000)).endswith(
         "; more than the 10 calls of --max-calls; more than the 1,000 tokens of --max-tokens"
     )
@@ -180,5 +182,5 @@ def test_estimates_are_said_and_agreed_to():
 
 
 def test_explanations_to_come_have_a_usual_length():
-    ((explanation, own),) = unwritten([evidence(3)])
-    assert 50 < len(explanation.text) < 200 and own.latent == explanation.latent == 3
+    explanation = unwritten(3)
+    assert 50 < len(explanation.text) < 200 and explanation.latent == 3
