@@ -122,7 +122,7 @@ def _measured(command: Explain, names: tuple[str, ...], notes: list[str], folder
             folder.begin()
 
         made = tools(command, lm, hook, mesh, folder.path / EXPLANATIONS.parts, progress, stop)
-        latents = command.latents or made.latents or LATENTS
+        latents = (made.latents or LATENTS) if command.latents is None else command.latents
         asked = Asked(latents, command.floor_latents, precision=command.precision, seed=command.seed)
         found = explain(
             lm,

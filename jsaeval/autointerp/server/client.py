@@ -122,7 +122,9 @@ class Server:
                 names = self._connection.models()
             finally:
                 self._connection.close()
-            if len(names) != 1:
+            if not names:
+                raise InputError(f"--model: {self.base_url} does not say which models it has; name one")
+            if len(names) > 1:
                 raise InputError(f"--model: say which one of {self.base_url}{nearest('', names)}")
             self.model = names[0]
         return self.model

@@ -192,9 +192,10 @@ def test_keys_that_are_none(monkeypatch, fake, connect):
 def test_the_only_model_needs_no_name(fake, connect):
     fake.models = ("only",)
     assert connect(fake, model=None).name == "only"
-    fake.models = ("small", "large")
-    with pytest.raises(InputError, match="--model: say which one"):
-        _ = connect(fake, model=None).name
+    for names, said in ((("small", "large"), "say which one"), ((), "does not say which models it has; name one")):
+        fake.models = names
+        with pytest.raises(InputError, match=f"--model: .*{said}"):
+            _ = connect(fake, model=None).name
 
 
 @pytest.mark.parametrize(
