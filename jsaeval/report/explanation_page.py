@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jsaeval.metrics.registry import REGISTRY
-from jsaeval.report.explanations import BETTER, FLOORS, HEADLINE, POPULATIONS, outcome, scores_of, verdict
+from jsaeval.report.explanations import BETTER, FLOORS, HEADLINE, POPULATIONS, outcome, remarks, scores_of, verdict
 from jsaeval.report.numbers import interval, number, percent
 from jsaeval.run.folder import LATENT_PAGES, places_of
 
@@ -64,6 +64,7 @@ def _sae(own: dict[str, Any], id: str, pages: str) -> dict[str, Any]:
             {"name": title, "metric": summary["scores"][HEADLINE][name]} for name, title in POPULATIONS.items()
         ],
         "companions": [_companion(id, own) for id, own in scores_of(summary) if id != HEADLINE],
+        "remarks": list(remarks(summary)) if summary["latents"]["scored"] else [],
         "latents": [_latent(line, pages) for line in told],
         "shown": _SHOWN,
     }

@@ -2,10 +2,11 @@
 
 `explanations`: {"settings", "provenance", "saes": [{"sae": name, "summary": what
 `jsaeval.autointerp.summary.summarise` returns, "latents": [{"dictionary": null or a look-alike, "latent", "density",
-"explainer", "text", "problem", "error", "scores": {id: headline value or null}}]}]}
+"explainer", "text", "problem", "error", "mass_on_levels", "uncovered", "scores": {id: headline value or null}}]}]}; the
+two before the scores are null where they are not known.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from jsaeval.autointerp.evaluate import Dictionary, Explained
+from jsaeval.autointerp.populations import IMPORTANCE
 from jsaeval.autointerp.scores import WHERE
 from jsaeval.metrics.metric import wins
 from jsaeval.metrics.registry import REGISTRY
@@ -62,6 +64,8 @@ def _latents(dictionary: Dictionary) -> Iterator[dict[str, Any]]:
             "text": explanation.text,
             "problem": scored.problem,
             "error": scored.error,
+            "mass_on_levels": scored.mass,
+            "uncovered": scored.uncovered,
             "scores": {
                 id: scored.values[id][places[0]].value if scored.values else None for id, places in WHERE.items()
             },
@@ -75,8 +79,9 @@ def explanations_frame(made: Sequence[dict[str, Any]]) -> pd.DataFrame:
         for own in made
         for line in own["latents"]
     ]
-    columns = ("sae", "dictionary", "latent", "density", "explainer", "text", "problem", "error", *WHERE)
-    return pd.DataFrame(lines, columns=list(columns)).astype(dict.fromkeys(WHERE, "float64"))
+    numbers = ("mass_on_levels", "uncovered", *WHERE)
+    columns = ("sae", "dictionary", "latent", "density", "explainer", "text", "problem", "error", *numbers)
+    return pd.DataFrame(lines, columns=list(columns)).astype(dict.fromkeys(numbers, "float64"))
 
 
 def explanation_metrics(summary: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +120,15 @@ def outcome(latents: dict[str, Any]) -> str:
     return said + (f"; the simulator failed on {lost:,} examples" if (lost := latents["failed_examples"]) else "")
 
 
+def remarks(found: Mapping[str, Any]) -> Iterator[str]:
+    """What readers of scores have to know of the simulator and the examples, from a summary or a record of a latent."""
+    if (mass := found.get("mass_on_levels")) is not None:
+        yield f"Mass on levels: {mass:.2g}; an LM that is not asked to answer with a level puts little there."
+    if share := found.get("uncovered"):
+        title = POPULATIONS[IMPORTANCE].capitalize()
+        yield f"{title} ({IMPORTANCE}): no example stands for {100 * share:.3g} % of the windows of the split score."
+
+
 def show_explanations(report: dict[str, Any], console: Console) -> None:
     """Print what was found of each SAE: the loss beside its floors, and its companions."""
     made = report["explanations"]
@@ -135,6 +149,8 @@ def show_explanations(report: dict[str, Any], console: Console) -> None:
             console.print(_floors(summary))
             console.print()
             console.print(_scores(summary))
+            for said in remarks(summary):
+                console.print(said, style="dim", soft_wrap=True, highlight=False)
         if made["settings"]["server"]:
             console.print(escape(made["settings"]["server"]), style="dim", soft_wrap=True)
     console.print(f"\n{made['provenance']['wall_s']:.0f} s in all.")

@@ -132,6 +132,15 @@ def test_a_page_shows_its_record(pages):
     assert re.findall(r'class="number best">([^<]*)', table) == ["0.400"]
 
 
+def test_a_page_says_what_scores_do_not(tmp_path):
+    pages = written(tmp_path, [make(1, mass=0.125, uncovered=0.5), make(2, uncovered=0.0)])
+    assert "Mass on levels: 0.12;" in pages["1.html"] and "stands for 50 % of the windows" in pages["1.html"]
+    assert "Mass on" not in pages["2.html"] and "stands for" not in pages["2.html"]
+    old = make(1)
+    del old["mass_on_levels"], old["uncovered"]
+    assert "Mass on" not in written(tmp_path / "old", [old])["1.html"]
+
+
 def test_shades_follow_the_activations(pages):
     top = Page(pages["5.html"]).lines[0]
     (strongest,) = [classes for _, value, classes in top if value == "4.000"]
