@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jsaeval.metrics.registry import REGISTRY
-from jsaeval.report.explanations import BETTER, FLOORS, HEADLINE, POPULATIONS, outcome, remarks, scores_of, verdict
+from jsaeval.report.explanations import BETTER, FLOORS, HEADLINE, POPULATIONS, outcome, remarks_on, scores_of, verdict
 from jsaeval.report.numbers import interval, number, percent
 from jsaeval.run.folder import LATENT_PAGES, places_of
 
@@ -64,7 +64,7 @@ def _sae(own: dict[str, Any], id: str, pages: str) -> dict[str, Any]:
             {"name": title, "metric": summary["scores"][HEADLINE][name]} for name, title in POPULATIONS.items()
         ],
         "companions": [_companion(id, own) for id, own in scores_of(summary) if id != HEADLINE],
-        "remarks": list(remarks(summary)) if summary["latents"]["scored"] else [],
+        "remarks": list(remarks_on(summary)) if summary["latents"]["scored"] else [],
         "latents": [_latent(line, pages) for line in told],
         "shown": _SHOWN,
     }
@@ -91,7 +91,8 @@ def _grounds(main: dict[str, Any]) -> Iterator[str]:
         said = verdict(HEADLINE, floor["difference"])
         if floor["value"] is None or not said:
             continue
-        shown = f"{number(floor['value'])}, difference {interval(floor['difference']) or 'without an interval'}"
+        difference = floor["difference"]
+        shown = f"{number(floor['value'])}, difference {number(difference['value'])} {interval(difference)}"
         lead = {"better": "Better than", "worse": "WORSE than"}.get(said, "Not clearly better or worse than")
         yield f"{lead} {FLOORS[name]} ({shown})."
 

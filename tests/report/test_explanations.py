@@ -91,3 +91,46 @@ def test_nothing_is_said_of_mass_where_the_simulator_has_none():
         del old["explanations"]["saes"][0]["summary"][key]
     for text in (on_terminal(report), on_page(report), on_terminal(old), on_page(old)):
         assert "ass on levels" not in text and "stands for" not in text
+
+
+def test_a_score_stands_beside_its_floor_and_the_difference_with_its_interval():
+    values = np.random.default_rng(0).normal(0.6, 0.1, 12).tolist()
+    ours, floor = ([scored(i, value + gap) for i, value in enumerate(values)] for gap in (0, 0.0116))
+    report = reported(ours, {"token": floor})
+    lines = on_terminal(report).splitlines()
+    own = report["explanations"]["saes"][0]["summary"]["scores"]
+    for id, name, outcome in ((LOSS, "E[a | token]", "better"), ("firing_f1", "firing_f1 ↑", "worse")):
+        (line,) = [line for line in lines if line.strip().startswith(name)]
+        value = next(iter(own[id].values()))["floors"]["token"]["value"]
+        assert f"{value:.4f} " in line and line.rstrip().endswith(f"-0.0116 [-0.0116, -0.0116] {outcome}")
+    page = on_page(report)
+    assert page.count("-0.01160 [-0.01160, -0.01160] better") == 1  # of the loss
+    assert page.count("-0.01160 [-0.01160, -0.01160] worse") == len(WHERE) - 1
+    assert "Better than E[a | token] (" in page and "difference -0.01160 [-0.01160, -0.01160])" in page
+
+
+@pytest.mark.parametrize("width", [100, 130])
+def test_tables_fit_the_console(width):
+    ours = several()
+    floors = {name: several(12) for name in ("empty", "another", "constant", "token")}
+    text = on_terminal(reported(ours, floors, {"random_sae": several(9), "neurons": several(8)}), width)
+    tables = text[text.index(LOSS) :].splitlines()
+    assert max(map(len, tables)) <= width and "…" not in text
+    # No line goes on in the next one.
+    assert all(line[:3].strip() for line in tables if line.strip())
+    assert text.count("[0.0000, 0.0000]") == 4 + len(WHERE) - 1 and text.count(" unclear") >= 2 + 4 + len(WHERE) - 1
+
+
+def test_the_number_of_latents_is_given_and_why_there_is_no_interval():
+    ours = several(6)
+    silent = Value(None, "the latent does not fire here")
+    for own in ours[:2]:
+        own.values[LOSS]["random"] = silent
+    text = on_terminal(reported(ours))
+    (random,) = [line for line in text.splitlines() if line.startswith("  random windows")]
+    (top,) = [line for line in text.splitlines() if line.startswith("  around the largest")]
+    assert random.rstrip().endswith(" 4 of 6") and "[" not in random
+    assert top.rstrip().endswith(" 6") and "[" in top
+    why = "Means over fewer than 5 latents have no interval."
+    assert why in text and why in on_page(reported(ours))
+    assert why not in on_terminal(reported(several(6))) and why not in on_page(reported(several(6)))
