@@ -4,7 +4,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from jsaeval.metrics.registry import REGISTRY
-from jsaeval.report.explanations import BETTER, FLOORS, HEADLINE, POPULATIONS, outcome, remarks_on, scores_of, verdict
+from jsaeval.report.explanations import (
+    BETTER,
+    FLOORS,
+    HEADLINE,
+    POPULATIONS,
+    outcome,
+    remarks_on,
+    scores_of,
+    simulator_of,
+    verdict,
+)
 from jsaeval.report.numbers import interval, number, percent
 from jsaeval.run.folder import LATENT_PAGES, places_of
 
@@ -18,6 +28,7 @@ def explanation_section(report: dict[str, Any]) -> dict[str, Any]:
     pages = places_of([own["sae"] for own in made["saes"]], LATENT_PAGES)
     return {
         "settings": made["settings"],
+        "simulator": simulator_of(made["settings"]),
         "headline": HEADLINE,
         "saes": [_sae(own, f"explanations-{i}", pages[own["sae"]]) for i, own in enumerate(made["saes"], 1)],
     }
@@ -31,7 +42,7 @@ def explanation_facts(report: dict[str, Any]) -> dict[str, str]:
     settings, provenance = made["settings"], made["provenance"]
     found = {
         "explained": f"latents {settings['latents']} at {settings['hook']}; explainer {settings['explainer']}, "
-        f"simulator {settings['simulator']}; {settings['floor_latents']} latents of each look-alike",
+        f"simulator {simulator_of(settings)}; {settings['floor_latents']} latents of each look-alike",
         "text of explanations": f"{settings['corpus']}: {settings['rows']} rows of {settings['positions']} positions; "
         f"documents to explain from, to calibrate on and to score on are different ones",
         "explanation time": f"{provenance['wall_s']:.0f} s; peak memory {provenance['peak_rss_mb'] / 1024:.2f} GiB",

@@ -121,6 +121,12 @@ def outcome(latents: dict[str, Any]) -> str:
     return said + (f"; the simulator failed on {lost:,} examples" if (lost := latents["failed_examples"]) else "")
 
 
+def simulator_of(settings: dict[str, Any]) -> str:
+    """Who simulated, with the name of the LM where it is one."""
+    lm = settings.get("simulator_lm")
+    return f"{settings['simulator']} ({lm})" if lm else settings["simulator"]
+
+
 def remarks(found: Mapping[str, Any]) -> Iterator[str]:
     """What readers of scores have to know of the simulator and the examples, from a summary or a record of a latent."""
     if (mass := found.get("mass_on_levels")) is not None:
@@ -155,7 +161,7 @@ def show_explanations(report: dict[str, Any], console: Console) -> None:
     console.print(
         f"[bold]{escape(report['lm']['name'])}[/bold] on {escape(settings['corpus'])}: {settings['rows']} rows of "
         f"{settings['positions']} positions, {settings['hook']}; explainer {settings['explainer']}, simulator "
-        f"{settings['simulator']}",
+        f"{escape(simulator_of(settings))}",
         soft_wrap=True,
     )
     for own in made["saes"]:
