@@ -9,6 +9,7 @@ from jsaeval.report.explanations import (
     FLOORS,
     HEADLINE,
     POPULATIONS,
+    first_in_a_text,
     outcome,
     remarks_on,
     scores_of,
@@ -29,6 +30,7 @@ def explanation_section(report: dict[str, Any]) -> dict[str, Any]:
     return {
         "settings": made["settings"],
         "simulator": simulator_of(made["settings"]),
+        "note": first_in_a_text([made["settings"]["explainer"]], made["settings"]["positions"]),
         "headline": HEADLINE,
         "saes": [_sae(own, f"explanations-{i}", pages[own["sae"]]) for i, own in enumerate(made["saes"], 1)],
     }

@@ -6,7 +6,7 @@
 two before the scores are null where they are not known.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -125,6 +125,14 @@ def simulator_of(settings: dict[str, Any]) -> str:
     """Who simulated, with the name of the LM where it is one."""
     lm = settings.get("simulator_lm")
     return f"{settings['simulator']} ({lm})" if lm else settings["simulator"]
+
+
+def first_in_a_text(explainers: Iterable[str], positions: int) -> str | None:
+    """What these words mean in explanations of N2G and lookup tables; None of others, which do not say them so."""
+    if not {"n2g", "lookup"} & set(explainers):
+        return None
+    where = f"first behind BOS in a row of {positions} positions"
+    return f"“First in a text” means {where}, which often begins in the middle of a sentence."
 
 
 def remarks(found: Mapping[str, Any]) -> Iterator[str]:

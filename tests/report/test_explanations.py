@@ -134,3 +134,9 @@ def test_the_number_of_latents_is_given_and_why_there_is_no_interval():
     why = "Means over fewer than 5 latents have no interval."
     assert why in text and why in on_page(reported(ours))
     assert why not in on_terminal(reported(several(6))) and why not in on_page(reported(several(6)))
+
+
+def test_it_is_said_what_first_in_a_text_means():
+    words = "“First in a text” means first behind BOS in a row of 32 positions"
+    for explainer, times in (("n2g", 1), ("lookup", 1), ("llm", 0), ("file", 0)):
+        assert on_page(reported(several(), explainer=explainer)).count(words) == times

@@ -211,6 +211,13 @@ def test_the_index_has_every_number(pages):
     assert len([own for own in page.tokens if own.startswith("␣w")]) == len(page.tokens) > 12
 
 
+def test_the_index_says_what_first_in_a_text_means(pages, tmp_path):
+    words = "“First in a text” means first behind BOS in a row of 64 positions"
+    assert pages["index.html"].count(words) == pages["neurons/index.html"].count(words) == 1
+    asked = [make(1) | {"explanation": {"text": "verbs", "explainer": "llm", "error": None}}]
+    assert "First in a text" not in written(tmp_path, asked)["index.html"]
+
+
 def test_what_failed_is_said(tmp_path):
     dead = make(1, simulated=None, scores=None, floors=None, logits=None, neighbours=None, problem="dead", text="")
     dead["examples"] = {split: [] for split in dead["examples"]}
