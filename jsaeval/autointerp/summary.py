@@ -42,7 +42,8 @@ def summarise(
         seed: of the resamples.
 
     Returns:
-        {"latents": as `counts`, "floors": {name: as `counts`},
+        {"latents": as `counts`, "floors": {name: as `counts`}, "mass_on_levels", "uncovered": means of
+         `Scored.mass` and `Scored.uncovered` over the latents that have one, None where none has,
          "scores": {id: {population: {"value", "ci95", "n", "median", "quartiles": [25 %, 75 %],
             "without_failures": {"value", "ci95", "n"}, "undefined": {why: latents},
             "by_density": {"1e-3–1e-2": {"value", "ci95", "n"}},
@@ -66,6 +67,8 @@ def summarise(
     return {
         "latents": counts(scored),
         "floors": {name: counts(own.scored) for name, own in (paired | unpaired).items()},
+        "mass_on_levels": _mean_of_those(own.mass for own in scored),
+        "uncovered": _mean_of_those(own.uncovered for own in scored),
         "scores": {
             id: {where: _entry(ours, paired, unpaired, id, where) for where in places} for id, places in WHERE.items()
         },
@@ -89,6 +92,11 @@ def counts(scored: Iterable[Scored]) -> dict[str, Any]:
         "constant_simulations": sum(own.constant for own in scored),
         "failed_examples": sum(own.failed_examples for own in scored),
     }
+
+
+def _mean_of_those(values: Iterable[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None
 
 
 def _counted(reasons: Sequence[str]) -> dict[str, int]:

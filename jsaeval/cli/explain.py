@@ -20,6 +20,7 @@ from jsaeval.report.explanations import (
     explanations_frame,
     explanations_to_json,
     show_explanations,
+    simulator_of,
 )
 from jsaeval.report.latent_records import records_of, write_latents, write_records
 from jsaeval.report.page import page
@@ -142,10 +143,11 @@ def _measured(command: Explain, names: tuple[str, ...], notes: list[str], folder
         )
     settings = {"hook": hook.name} | command.about_text(rows)
     settings |= {"latents": latents, "floor_latents": command.floor_latents, "seed": command.seed}
-    settings |= {"explainer": command.explainer, "simulator": made.simulator_name, "server": made.said()}
+    settings |= {"explainer": command.explainer, "simulator": made.simulator_name}
+    settings |= {"simulator_lm": made.simulator_lm, "server": made.said()}
     provenance = {"plan": folder.identity} | surroundings(lm, mesh, command.precision)
     written = explanations_to_json(found)
-    records = records_of(found, lm, hook, made.token_text, made.simulator_name)
+    records = records_of(found, lm, hook, made.token_text, simulator_of(settings))
     about = [
         about_sae(sae, hook) | {"metrics": explanation_metrics(own.summary)}
         for sae, own in zip(saes, found, strict=True)

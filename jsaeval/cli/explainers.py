@@ -53,6 +53,7 @@ class Tools:
         explainer: gives the explainer for a dictionary.
         simulator: predicts activations.
         simulator_name: which one it is.
+        simulator_lm: the name of the LM that simulates, where it is `host`.
         token_text: the text of a token id.
         server: that is asked, if one is.
         latents: those of which a file holds texts, if it does; in the form of `--latents`.
@@ -61,6 +62,7 @@ class Tools:
     explainer: MakeExplainer
     simulator: Simulator
     simulator_name: str
+    simulator_lm: str | None
     token_text: Callable[[int], str]
     server: Server | None
     latents: str | None
@@ -139,9 +141,11 @@ def tools(
                 assert command.explanations is not None
                 return None if look_alike else FileExplainer(Path(command.explanations), sae.d_sae)
 
-    simulator = _simulator(name, command, lm, tokenizer, mesh, kept, server, progress, stop)
+    host = _host(name, command, lm, mesh)
+    simulator = _simulator(name, command, host, tokenizer, mesh, kept, server, progress, stop)
     latents = None if texts is None else ",".join(map(str, sorted(texts.texts))) + ","
-    return Tools(explainer, simulator, name, text, server, latents)
+    simulator_lm = None if host is None else card_of(host).name
+    return Tools(explainer, simulator, name, simulator_lm, text, server, latents)
 
 
 @dataclass(frozen=True)
@@ -174,10 +178,17 @@ def _server(command: "Explain", progress: Progress, stop: Callable[[], None]) ->
     return Server(command.base_url, command.model, budget, command.concurrency, progress=progress, stop=stop)
 
 
+def _host(name: str, command: "Explain", lm: HostLM, mesh: Mesh) -> HostLM | None:
+    """The LM that simulates, if one does."""
+    if name != "host":
+        return None
+    return lm if command.simulator_lm is None else load_lm(command.simulator_lm, command.dtype, mesh)
+
+
 def _simulator(
     name: str,
     command: "Explain",
-    lm: HostLM,
+    host: HostLM | None,
     tokenizer: TextTokenizer | None,
     mesh: Mesh,
     kept: Path,
@@ -188,8 +199,7 @@ def _simulator(
     if name == "rule":
         return RuleSimulator()
     assert tokenizer is not None
-    if name == "host":
-        host = lm if command.simulator_lm is None else load_lm(command.simulator_lm, command.dtype, mesh)
+    if host is not None:
         own = load_tokenizer(host)
         how = {"mesh": mesh, "precision": command.precision, "progress": progress, "stop": stop}
         about = ("host", card_of(host).sha256, own.sha256, tokenizer.sha256, metadata.version("jsaeval"))

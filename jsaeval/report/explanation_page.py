@@ -4,7 +4,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from jsaeval.metrics.registry import REGISTRY
-from jsaeval.report.explanations import BETTER, FLOORS, HEADLINE, POPULATIONS, outcome, scores_of, verdict
+from jsaeval.report.explanations import (
+    BETTER,
+    FLOORS,
+    HEADLINE,
+    POPULATIONS,
+    first_in_a_text,
+    outcome,
+    remarks_on,
+    scores_of,
+    simulator_of,
+    verdict,
+)
 from jsaeval.report.numbers import interval, number, percent
 from jsaeval.run.folder import LATENT_PAGES, places_of
 
@@ -18,6 +29,8 @@ def explanation_section(report: dict[str, Any]) -> dict[str, Any]:
     pages = places_of([own["sae"] for own in made["saes"]], LATENT_PAGES)
     return {
         "settings": made["settings"],
+        "simulator": simulator_of(made["settings"]),
+        "note": first_in_a_text([made["settings"]["explainer"]], made["settings"]["positions"]),
         "headline": HEADLINE,
         "saes": [_sae(own, f"explanations-{i}", pages[own["sae"]]) for i, own in enumerate(made["saes"], 1)],
     }
@@ -31,7 +44,7 @@ def explanation_facts(report: dict[str, Any]) -> dict[str, str]:
     settings, provenance = made["settings"], made["provenance"]
     found = {
         "explained": f"latents {settings['latents']} at {settings['hook']}; explainer {settings['explainer']}, "
-        f"simulator {settings['simulator']}; {settings['floor_latents']} latents of each look-alike",
+        f"simulator {simulator_of(settings)}; {settings['floor_latents']} latents of each look-alike",
         "text of explanations": f"{settings['corpus']}: {settings['rows']} rows of {settings['positions']} positions; "
         f"documents to explain from, to calibrate on and to score on are different ones",
         "explanation time": f"{provenance['wall_s']:.0f} s; peak memory {provenance['peak_rss_mb'] / 1024:.2f} GiB",
@@ -64,6 +77,7 @@ def _sae(own: dict[str, Any], id: str, pages: str) -> dict[str, Any]:
             {"name": title, "metric": summary["scores"][HEADLINE][name]} for name, title in POPULATIONS.items()
         ],
         "companions": [_companion(id, own) for id, own in scores_of(summary) if id != HEADLINE],
+        "remarks": list(remarks_on(summary)) if summary["latents"]["scored"] else [],
         "latents": [_latent(line, pages) for line in told],
         "shown": _SHOWN,
     }
@@ -90,7 +104,8 @@ def _grounds(main: dict[str, Any]) -> Iterator[str]:
         said = verdict(HEADLINE, floor["difference"])
         if floor["value"] is None or not said:
             continue
-        shown = f"{number(floor['value'])}, difference {interval(floor['difference']) or 'without an interval'}"
+        difference = floor["difference"]
+        shown = f"{number(floor['value'])}, difference {number(difference['value'])} {interval(difference)}"
         lead = {"better": "Better than", "worse": "WORSE than"}.get(said, "Not clearly better or worse than")
         yield f"{lead} {FLOORS[name]} ({shown})."
 

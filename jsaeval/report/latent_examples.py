@@ -31,12 +31,14 @@ def example_groups(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     `open` are shown at once, of intervals one each: if possible one with a simulation.
     """
     every = [(split, own) for split in SPLITS for own in record["examples"].get(split, ())]
+    simulated = [value for _, own in every for value in own["simulated"] or () if value is not None]
+    lowest = max(0.0, min(simulated, default=0.0))
     groups = []
     for kind, (title, note) in _TITLES.items():
         own = sorted((pair for pair in every if pair[1]["kind"] == kind), key=lambda pair: -_largest(pair[1]))
         if own:
             first = _first_of_each(own) if kind == "interval" else set(range(_AT_FIRST))
-            shown = [_shown(example, split, record["largest"]) for split, example in own]
+            shown = [_shown(example, split, record["largest"], lowest) for split, example in own]
             open_, rest = ([shown[i] for i in range(len(own)) if (i in first) == is_open] for is_open in (True, False))
             groups.append({"id": kind, "title": title, "note": note, "open": open_, "rest": rest})
     return groups
@@ -54,19 +56,19 @@ def largest_tokens(record: Mapping[str, Any], most: int = 6) -> list[str]:
 
 
 def line(
-    text: Sequence[str], values: Sequence[float | None], largest: float | None, kind: str, focus: int | None = None
+    text: Sequence[str], values: Sequence[float | None], shades: Sequence[int], kind: str, focus: int | None = None
 ) -> Markup:
     """Tokens, each in an element of its own, in the shade of its value.
 
     Args:
-        text: of the tokens.
+        text: of the tokens, as it is shown.
         values: of the tokens.
-        largest: the value of the darkest shade.
+        shades: of the values.
         kind: "a" for activations, "s" for simulated ones.
         focus: index of the token to underline.
     """
-    pairs = enumerate(zip(text, values, strict=True))
-    return Markup("".join(_token(own, value, largest, kind, i == focus) for i, (own, value) in pairs))
+    known = zip(text, values, [f"{kind}{shade}" if shade else "" for shade in shades], strict=True)
+    return Markup("".join(_token(*own, i == focus) for i, own in enumerate(known)))
 
 
 def _first_of_each(own: Sequence[tuple[str, Mapping[str, Any]]]) -> set[int]:
@@ -78,16 +80,10 @@ def _first_of_each(own: Sequence[tuple[str, Mapping[str, Any]]]) -> set[int]:
     return set(best.values())
 
 
-def _token(text: str, value: float | None, largest: float | None, kind: str, focus: bool) -> str:
-    shade, classes = _shade(value, largest), []
-    if shade:
-        classes.append(f"{kind}{shade}")
-    if focus:
-        classes.append("f")
-    named = f' class="{" ".join(classes)}"' if classes else ""
+def _token(shown: str, value: float | None, shade: str, focus: bool) -> str:
+    classes = " ".join(filter(None, (shade, "f" if focus else "")))
+    named = f' class="{classes}"' if classes else ""
     told = f' data-v="{number(value)}"' if value else ""
-    # A space that does nothing is one: LMs that cut off digits have it before every number.
-    shown = text if text == " " and not value else visible(text)
     return f"<i{named}{told}>{escape(shown)}</i>"
 
 
@@ -98,17 +94,33 @@ def _shade(value: float | None, largest: float | None) -> int:
     return min(SHADES, math.ceil(SHADES * value / largest))
 
 
-def _shown(example: Mapping[str, Any], split: str, largest: float | None) -> dict[str, Any]:
-    simulated = example["simulated"]
+def _simulated_shade(value: float | None, lowest: float, largest: float | None) -> int:
+    """0 to `SHADES`, from the lowest value, and what is nearer to it than to the first shade, on.
+
+    Simulators that give levels say something else of every token; with a shade for each of these, all would have one.
+    """
+    if value is None or largest is None or not lowest < value or not lowest < largest:
+        return 0
+    return min(SHADES, round(SHADES * (value - lowest) / (largest - lowest)))
+
+
+def _shown(example: Mapping[str, Any], split: str, largest: float | None, lowest: float) -> dict[str, Any]:
+    """An example; `lowest`: what is simulated of the latent where nothing is said of it."""
+    values, simulated = example["activations"], example["simulated"]
+    shades = [_shade(value, largest) for value in values]
+    said = [_simulated_shade(value, lowest, largest) for value in simulated or ()]
+    silent = [not value and not (said and said[i]) for i, value in enumerate(values)]
+    # A space that does nothing is one: LMs that cut off digits have it before every number.
+    text = [own if own == " " and silent[i] else visible(own) for i, own in enumerate(example["text"])]
     facts = [f"interval {example['interval']}"] if example["kind"] == "interval" else []
     facts += [split, f"document {example['document']}", f"row {example['row']}, from {example['start']}"]
-    focus = example["focus"] if example["activations"][example["focus"]] else None
+    focus = example["focus"] if values[example["focus"]] else None
     return {
         "largest": number(_largest(example)) if _largest(example) else "0",
         "facts": facts,
         "rtl": right_to_left(example["text"]),
-        "line": line(example["text"], example["activations"], largest, "a", focus),
-        "simulated": None if simulated is None else line(example["text"], simulated, largest, "s"),
+        "line": line(text, values, shades, "a", focus),
+        "simulated": None if simulated is None else line(text, simulated, said, "s"),
     }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from jsaeval.corpus.visible import clean
 from jsaeval.report.bars import bars
+from jsaeval.report.explanations import first_in_a_text
 from jsaeval.report.latent_examples import largest_tokens
 from jsaeval.report.latent_page import density, heading
 from jsaeval.report.latent_record import About
@@ -41,6 +42,7 @@ def index_of(
         "title": _TITLES[records[0]["floor"]],
         "lm": clean(about.lm),
         "others": others,
+        "words": first_in_a_text((own["explanation"]["explainer"] for own in records), about.positions),
         "explained": sum(bool(own["explanation"]["text"]) for own in records),
         "problems": sum(_has_problem(own) for own in records),
         "columns": [column | {"place": i} for i, column in enumerate(columns)],

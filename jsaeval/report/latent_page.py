@@ -8,6 +8,7 @@ import numpy as np
 
 from jsaeval.corpus.visible import clean, visible_alone
 from jsaeval.report.bars import bars
+from jsaeval.report.explanations import remarks
 from jsaeval.report.latent_examples import example_groups
 from jsaeval.report.latent_record import About
 from jsaeval.report.latent_scores import best_floor, direction, score, score_table
@@ -61,6 +62,7 @@ def page_of(
         "groups": groups,
         "has_simulated": any(own["simulated"] is not None for group in groups for own in group["open"] + group["rest"]),
         "scores": scores,
+        "remarks": list(remarks(record)),
         "histograms": _histograms(record, densities),
         "logits": _logits(record),
         "neighbours": [_neighbour(own, pages) for own in record["neighbours"]],

@@ -10,7 +10,9 @@
   "examples": {"explain" | "calibrate" | "score": [{"kind", "interval", "document", "row", "start", "focus", "ids",
                "text": one string a token, "activations", "simulated": null | in the unit of activations}]},
   "scores": {"all" | "own" | "top" | "interval" | "random" | "importance": {id: value | null}},
-  "floors": {"empty" | "another" | "constant" | "token": {id: value, of the first of these groups that has the score}}
+  "floors": {"empty" | "another" | "constant" | "token": {id: value, of the first of these groups that has the score}},
+  "mass_on_levels": null | mean probability that the simulator put on levels at all,
+  "uncovered": null | share of the windows of the split `score` that no example of "importance" stands for
 }
 
 Numbers have six significant digits. What is undefined is null.
@@ -90,6 +92,8 @@ def record(
     logits: LogitEffects | None = None,
     neighbours: Neighbours | None = None,
     floor: str | None = None,
+    mass: float | None = None,
+    uncovered: float | None = None,
     problem: str | None = None,
     index: int = 0,
 ) -> dict[str, Any]:
@@ -109,6 +113,8 @@ def record(
         logits: effects on the logits, of latents among which this one is the `index`-th; None: it has none.
         neighbours: nearest latents, of latents among which this one is the `index`-th.
         floor: what the latent is a floor of, a key of `FLOORS`; None: it is one of the SAE in question.
+        mass: see `jsaeval.autointerp.scores.Scored`.
+        uncovered: see the same.
         problem: why it was not explained or scored, where that is more than `evidence` knows.
         index: where the latent is in `logits` and `neighbours`.
 
@@ -148,6 +154,8 @@ def record(
         },
         "scores": _scores(scores),
         "floors": _scores(floors),
+        "mass_on_levels": digits(mass),
+        "uncovered": digits(uncovered),
     }
 
 

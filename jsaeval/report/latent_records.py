@@ -72,6 +72,8 @@ def _records(
             logits=logits,
             neighbours=neighbours,
             floor=part.look_alike,
+            mass=scored.mass,
+            uncovered=scored.uncovered,
             problem=scored.problem or scored.error,
             index=i,
         )

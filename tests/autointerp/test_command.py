@@ -1,5 +1,6 @@
 """`jsaeval explain` in the tiny LM that ships: its folder, its pages, going on, a run's folder, refusals."""
 
+import dataclasses
 import io
 import json
 import re
@@ -18,9 +19,12 @@ from jsaeval.cli.explain import Explain
 from jsaeval.cli.explainers import tools
 from jsaeval.hooks import parse_hook
 from jsaeval.mesh import make_mesh
+from jsaeval.report.latent_records import read_records
 from jsaeval.report.progress import Progress
 from tests.autointerp.server.conftest import SECRET
 from tests.autointerp.server.fake_server import Reply, chat, error, running
+from tests.autointerp.test_host import host
+from tests.autointerp.test_host_prompt import tiny
 from tests.tiny import HOOK, tiny_sae
 
 
@@ -157,6 +161,32 @@ def test_words_have_no_rule_to_follow(here, capsys):
     flags = [*BASE, "--latents", "3,4", "--explainer", "file", "--explanations", str(texts), "--rows", "8"]
     assert main([*flags, "--simulator", "rule"]) == 2
     assert "--simulator rule: follows the rules of n2g and lookup" in capsys.readouterr().err
+
+
+def test_the_lm_that_simulates_is_named(here, monkeypatch, capsys):
+    simulates = host(context=1024)
+    simulates = dataclasses.replace(simulates, card=dataclasses.replace(simulates.card, name="another [LM]"))
+    monkeypatch.setattr("jsaeval.cli.explainers.load_lm", lambda *known: simulates)
+    monkeypatch.setattr("jsaeval.cli.explainers.load_tokenizer", lambda lm: tiny())
+    texts, out = here / "texts.csv", here / "out"
+    texts.write_text("latent,text\n387,days of the week\n")
+    flags = [*BASE, "--latents", "387,", "--rows", "8", "--context", "64", "--floor-latents", "0", "--out", str(out)]
+    assert main([*flags, "--explainer", "file", "--explanations", str(texts), "--simulator-lm", "another"]) == 0
+    assert "simulator host (another [LM])" in capsys.readouterr().out
+    made = report_in(out)["explanations"]
+    settings, summary = made["settings"], made["saes"][0]["summary"]
+    assert (settings["simulator"], settings["simulator_lm"]) == ("host", "another [LM]")
+    assert re.search(r"a simulator\s+\(host \(another \[LM\]\)\)", (out / "report.html").read_text())
+    assert "simulated by host (another [LM])" in (out / "latents" / "387.html").read_text()
+    (record,) = read_records(out)
+    assert (
+        record["mass_on_levels"] == pytest.approx(summary["mass_on_levels"], rel=1e-5) and summary["mass_on_levels"] > 0
+    )
+
+
+def test_rules_need_no_lm(plain):
+    assert report_in(plain)["explanations"]["settings"]["simulator_lm"] is None
+    assert re.search(r"a simulator\s+\(rule\)", (plain / "report.html").read_text())
 
 
 ASKING = [*BASE, "--rows", "8", "--context", "64", "--latents", "387,429", "--floor-latents", "0"]

@@ -6,6 +6,7 @@ import random
 import re
 import unicodedata
 
+import numpy as np
 import pytest
 
 from jsaeval.corpus.visible import clean, right_to_left, visible, visible_alone
@@ -15,7 +16,7 @@ from jsaeval.report.latent_index import index_of
 from jsaeval.report.latent_page import densities_of, page_of
 from jsaeval.report.latent_pages import _template, write_pages
 from jsaeval.report.latent_scores import beats_floors, best_floor, direction, score_table
-from tests.report.latents import ABOUT, make
+from tests.report.latents import ABOUT, evidence, make
 from tests.report.nested import Nested
 
 
@@ -132,6 +133,15 @@ def test_a_page_shows_its_record(pages):
     assert re.findall(r'class="number best">([^<]*)', table) == ["0.400"]
 
 
+def test_a_page_says_what_scores_do_not(tmp_path):
+    pages = written(tmp_path, [make(1, mass=0.125, uncovered=0.5), make(2, uncovered=0.0)])
+    assert "Mass on levels: 0.12;" in pages["1.html"] and "stands for 50 % of the windows" in pages["1.html"]
+    assert "Mass on" not in pages["2.html"] and "stands for" not in pages["2.html"]
+    old = make(1)
+    del old["mass_on_levels"], old["uncovered"]
+    assert "Mass on" not in written(tmp_path / "old", [old])["1.html"]
+
+
 def test_shades_follow_the_activations(pages):
     top = Page(pages["5.html"]).lines[0]
     (strongest,) = [classes for _, value, classes in top if value == "4.000"]
@@ -139,6 +149,46 @@ def test_shades_follow_the_activations(pages):
     for _, value, classes in top:
         shades = [int(own[1:]) for own in classes if own != "f"]
         assert shades == ([-int(-float(value) // 0.4)] if value else [])
+
+
+def simulated_lines(record, folder):
+    """The real line and the simulated one of each example that has both."""
+    page, found, lines = written(folder, [record]), [], []
+    for one in re.findall(r"<li tabindex.*?</li>", page[f"{record['latent']}.html"], re.DOTALL):
+        lines = Page(one).lines
+        found += [lines] if len(lines) == 2 else []
+    return found
+
+
+def test_where_a_simulation_says_nothing_it_is_not_shaded(tmp_path):
+    """Calibration gives a value above 0 to all tokens at which an explanation says 0."""
+    real = [own.activations for own in evidence(7, seed=7).examples["score"]]
+    record = make(7, simulated=[np.where(own > 2, own, 0.4) for own in real])
+    said = [token for _, line in simulated_lines(record, tmp_path / "a") for token in line]
+    values = {value: {int(own[1:]) for own in classes} for _, value, classes in said}
+    assert values.pop("0.4000") == set() and values.pop("4.000") == {10}
+    assert len(values) > 5 and all(own == {round((float(value) - 0.4) / 0.36)} for value, own in values.items())
+    same = simulated_lines(make(7, simulated=[np.full(8, 0.4)] * 12), tmp_path / "b")
+    assert same and not any(classes for _, line in same for _, _, classes in line)
+    # So little that a simulator with levels says it of tokens that it says nothing of.
+    near = simulated_lines(
+        make(7, simulated=[np.where(own > 2, own, 0.4 + 0.04 * own) for own in real]), tmp_path / "d"
+    )
+    assert all(bool(classes) == (float(value) > 2) for _, line in near for _, value, classes in line)
+    # Below 0 is not above an activation of 0.
+    below = simulated_lines(make(7, simulated=[np.where(own > 2, own, -0.4) for own in real]), tmp_path / "c")
+    assert {tuple(classes) for _, line in below for _, value, classes in line if value == "-0.4000"} == {()}
+
+
+def test_both_lines_have_the_same_text(tmp_path):
+    real = [own.activations for own in evidence(7, seed=7).examples["score"]]
+    for i, simulated in enumerate(([own * 0 + 0.4 for own in real], [own[::-1] + 0.1 for own in real])):
+        lines = simulated_lines(make(7, token_text=lambda id: " ", simulated=simulated), tmp_path / str(i))
+        shown = [[[token for token, *_ in line] for line in pair] for pair in lines]
+        assert shown and all(one == other for one, other in shown)
+        # A space that is shaded in one of them can be seen, one that does nothing is a space.
+        shaded = [["␣" if a[2] or b[2] else " " for a, b in zip(*pair, strict=True)] for pair in lines]
+        assert [one for one, _ in shown] == shaded and {"␣", " "} == set("".join("".join(own) for own in shaded))
 
 
 def test_steps_between_pages(pages):
@@ -159,6 +209,13 @@ def test_the_index_has_every_number(pages):
     assert html.count('data-value="4">4</td>') == 12
     assert "jsaeval explain" in text and "tiny-LM" in text and "12 rows of 64 positions" in text
     assert len([own for own in page.tokens if own.startswith("␣w")]) == len(page.tokens) > 12
+
+
+def test_the_index_says_what_first_in_a_text_means(pages, tmp_path):
+    words = "“First in a text” means first behind BOS in a row of 64 positions"
+    assert pages["index.html"].count(words) == pages["neurons/index.html"].count(words) == 1
+    asked = [make(1) | {"explanation": {"text": "verbs", "explainer": "llm", "error": None}}]
+    assert "First in a text" not in written(tmp_path, asked)["index.html"]
 
 
 def test_what_failed_is_said(tmp_path):
