@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 Split = Literal["explain", "calibrate", "score"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+SIMULATED: tuple[Split, ...] = ("calibrate", "score")  # those that simulators predict
 # Why a window was chosen. top: it holds one of the largest activations. interval: its largest activation lies in one of
 # `INTERVALS` intervals of equal width in (0, max]. active: around an activation drawn uniformly from all that are
 # not 0. random: drawn uniformly from all windows, whether the latent fires there or not.

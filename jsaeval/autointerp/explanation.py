@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
-from jsaeval.autointerp.evidence import Evidence, Split
+from jsaeval.autointerp.evidence import SIMULATED, Evidence, Split
 
 
 LEVELS = 11  # activations are shown to language models as 0 to 10
@@ -93,7 +93,7 @@ class RuleSimulator:
 
     def _one(self, explanation: Explanation, evidence: Evidence) -> Simulation:
         rule, found = explanation.rule, {}
-        for split in ("calibrate", "score"):
+        for split in SIMULATED:
             found[split] = [
                 np.zeros(len(own.tokens), np.float32)
                 if rule is None

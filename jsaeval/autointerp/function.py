@@ -86,8 +86,10 @@ class LatentFunction:
         Raises:
             InputError: an index is not one of the SAE's, or the LM gives NaN or Inf.
         """
-        whole = [text if len(text) and text[0] == self.start else [self.start, *text] for text in texts]
-        return self.exactly([np.asarray(text, np.int32) for text in whole], latents)
+        starts = np.array([self.start], np.int32)
+        begun = [len(text) > 0 and text[0] == self.start for text in texts]
+        whole = [text if own else np.concatenate([starts, text]) for own, text in zip(begun, texts, strict=True)]
+        return self.exactly([text.astype(np.int32) for text in whole], latents)
 
     def exactly(self, texts: Sequence[TokenIds], latents: Sequence[int]) -> Float[np.ndarray, " text"]:
         """The same for texts that are whole as they are, none of them empty."""

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from scipy.special import logsumexp
 
-from jsaeval.autointerp.evidence import Evidence, Split
+from jsaeval.autointerp.evidence import SIMULATED, Evidence, Split
 from jsaeval.autointerp.explanation import LEVELS, Explanation, Simulation
 from jsaeval.autointerp.host_prompt import HostPrompt
 from jsaeval.autointerp.measures import expected_levels
@@ -36,7 +36,6 @@ from jsaeval.run.calibration import Progress
 from jsaeval.run.placed import Model
 
 
-_SPLITS: tuple[Split, ...] = "calibrate", "score"
 _LENGTHS = 64  # prompts are padded to a multiple, so that few programs are compiled
 
 
@@ -128,7 +127,7 @@ class HostSimulator:
                 continue
             own = [
                 _Job(i, split, k, *self.prompt(explanation.text, example.tokens))
-                for split in _SPLITS
+                for split in SIMULATED
                 for k, example in enumerate(evidence.examples[split])
             ]
             longest = max((len(job.ids) for job in own), default=0)
@@ -163,7 +162,7 @@ class HostSimulator:
 
     def _simulation(self, pair: int, evidence: Evidence, found: dict[tuple[int, Split, int], np.ndarray]) -> Simulation:
         values, levels, masses = {}, {}, []
-        for split in _SPLITS:
+        for split in SIMULATED:
             own = [found[pair, split, k] for k in range(len(evidence.examples[split]))]
             masses += [np.exp(logsumexp(log_p, axis=1)) for log_p in own]
             given = [np.exp(log_p - logsumexp(log_p, axis=1, keepdims=True)) for log_p in own]

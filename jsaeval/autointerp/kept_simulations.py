@@ -7,13 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jsaeval.autointerp.evidence import Evidence, Split
+from jsaeval.autointerp.evidence import SIMULATED, Evidence
 from jsaeval.autointerp.explanation import LEVELS, Explanation, Simulation, Simulator
 from jsaeval.autointerp.kept import digest_of
 from jsaeval.cache import HARMED, atomic
-
-
-_SPLITS: tuple[Split, ...] = ("calibrate", "score")
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,8 @@ class KeptSimulator:
     def _key(self, explanation: Explanation, evidence: Evidence) -> str:
         """Of everything that a simulator may look at."""
         failed = explanation.error, evidence.problem
-        tokens = (own.tokens for split in _SPLITS for own in evidence.examples[split])
-        sizes = [len(evidence.examples[split]) for split in _SPLITS]
+        tokens = (own.tokens for split in SIMULATED for own in evidence.examples[split])
+        sizes = [len(evidence.examples[split]) for split in SIMULATED]
         return digest_of(itertools.chain(self.about, failed, [explanation.text], sizes, tokens))
 
 
@@ -56,7 +53,7 @@ def _write(path: Path, simulation: Simulation) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     assert simulation.levels is not None
     arrays = {"mass": np.array(np.nan if simulation.mass is None else simulation.mass), "highest": simulation.highest}
-    for split in _SPLITS:
+    for split in SIMULATED:
         arrays[f"values_{split}"] = np.concatenate([*simulation.values[split], np.zeros(0)])
         arrays[f"levels_{split}"] = np.concatenate([*simulation.levels[split], np.zeros((0, LEVELS))])
     with atomic(path) as temporary, temporary.open("wb") as stream:
@@ -69,7 +66,7 @@ def _read(path: Path, evidence: Evidence) -> Simulation | None:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             mass, highest = float(arrays["mass"]), int(arrays["highest"])
-            for split in _SPLITS:
+            for split in SIMULATED:
                 ends = np.cumsum([len(own.tokens) for own in evidence.examples[split]])
                 for kind, into, shape in (("values", values, ()), ("levels", levels, (LEVELS,))):
                     array = arrays[f"{kind}_{split}"]

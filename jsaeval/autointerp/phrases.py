@@ -34,15 +34,15 @@ def describe(patterns: Sequence[Pattern], token: Callable[[int], str]) -> str:
     """
     first = sorted(patterns, key=lambda own: (-own.value * own.examples, -own.value))
     single = [own for own in first if own.literals == 1 and own.tokens[-1] is not None and not own.at_start]
-    first.sort(key=lambda own: -own.examples)
+    longer = sorted((own for own in first if own not in single), key=lambda own: -own.examples)
+    ahead = sum(own.examples > 1 for own in longer[:_LONGER_FIRST])
+    phrases = [_phrase(own, token) for own in longer]
     words = _words([token(index) for own in single for index in own.tokens[-1:] if index is not None])
     names = [quoted(own[0]) + (f" ({len(own)} forms)" if len(own) > 1 else "") for own in words[:_WORDS_FIRST]]
-    longer = [_phrase(own, token) for own in first if own not in single]
-    ahead = min(_LONGER_FIRST, sum(own.examples > 1 for own in first if own not in single))
     left = sum(map(len, words[_WORDS_FIRST:]))
     more = f" and {left} other token{'s' if left > 1 else ''}" if left else ""
     tokens = f"on {', '.join(names)}{more}"
-    return joined("fires ", [*longer[:ahead], *([tokens] if names else []), *longer[ahead:]])
+    return joined("fires ", [*phrases[:ahead], *([tokens] if names else []), *phrases[ahead:]])
 
 
 def _words(tokens: Sequence[str]) -> list[list[str]]:

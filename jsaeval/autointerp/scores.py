@@ -14,7 +14,7 @@ from jaxtyping import Float
 from jsaeval.autointerp import measures
 from jsaeval.autointerp.calibration import calibrate
 from jsaeval.autointerp.classes import Value, detection, firing, fuzzing, weighted_firing
-from jsaeval.autointerp.evidence import Evidence, Split
+from jsaeval.autointerp.evidence import SIMULATED, Evidence, Split
 from jsaeval.autointerp.explanation import Simulation
 from jsaeval.autointerp.populations import (
     IMPORTANCE,
@@ -101,7 +101,7 @@ def score(simulation: Simulation, evidence: Evidence, error: str | None = None) 
         return Scored(latent, density, mass=simulation.mass, problem=evidence.problem, error=failed)
     there = populations(simulation, evidence, "calibrate")
     here = populations(simulation, evidence, "score")
-    failed = sum(len(evidence.examples[split]) for split in ("calibrate", "score")) - len(there) - len(here)
+    failed = sum(len(evidence.examples[split]) for split in SIMULATED) - len(there) - len(here)
     left: dict[Split, list[Window]] = {"calibrate": there, "score": here}
     gone = [split for split, own in left.items() if evidence.examples[split] and not own]
     if gone:

@@ -13,7 +13,18 @@ import tomli_w
 from jsaeval.cache import atomic
 from jsaeval.errors import InputError
 from jsaeval.run.checkpoint import difference, unfinished
-from jsaeval.run.folder import REPORT, SCHEMA, Section, finite, fresh, read_report, to_text, which, with_section
+from jsaeval.run.folder import (
+    REPORT,
+    SCHEMA,
+    Section,
+    finite,
+    fresh,
+    read_report,
+    sections_of,
+    to_text,
+    which,
+    with_section,
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,7 @@ class SectionFolder:
             except (tomllib.TOMLDecodeError, UnicodeDecodeError):
                 raise InputError(f"--out {path}: {plan.name} in it cannot be read; choose another folder") from None
             now = tomllib.loads(tomli_w.dumps(identity))
-            if then != now and (begun or (before is not None and section.keys[-1] in before)):
+            if then != now and (begun or section in sections_of(before or {})):
                 raise InputError(f"--out {path}: holds other {what} ({difference(then, now)}); choose another folder")
         return cls(section, path, identity, before)
 

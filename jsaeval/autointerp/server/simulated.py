@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jsaeval.autointerp.evidence import Evidence, Example, Split
+from jsaeval.autointerp.evidence import SIMULATED, Evidence, Example, Split
 from jsaeval.autointerp.explanation import LEVELS, Explanation, Simulation
 from jsaeval.autointerp.server.calls import Answer, CallError
 from jsaeval.autointerp.server.client import Server
@@ -18,7 +18,6 @@ from jsaeval.autointerp.server.shown import token_texts
 from jsaeval.lm.tokenizer import TextTokenizer
 
 
-SIMULATED: tuple[Split, ...] = ("calibrate", "score")
 Pair = tuple[Explanation, Evidence]
 
 
